@@ -1,0 +1,120 @@
+"""What flows: sensor signals in, tensors through the engines, predictions out.
+
+Times are seconds on CLOCK_MONOTONIC (``time.monotonic``), whatever the source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Mapping, Union
+
+import numpy as np
+
+Tensors = Dict[str, np.ndarray]
+
+PRESENT = "present"
+"""Name of the mask input: float32 [1, modalities], 1 where a modality is there, in input order."""
+
+NOTHING = "none"
+"""Truth of a scene in which no class is shown and nothing is said."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture: RGB, uint8, height × width × 3, and the moment it was captured."""
+
+    image: np.ndarray
+    time_s: float
+    truth: str | None = None  # only a simulator knows it
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The newest stretch of sound: mono float32 in [-1, 1]; ``time_s`` is its last sample's."""
+
+    samples: np.ndarray
+    rate_hz: int
+    time_s: float
+    truth: str | None = None  # only a simulator knows it
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One value of a sensor that is neither picture nor sound: text, IMU, depth."""
+
+    values: np.ndarray
+    time_s: float
+    truth: str | None = None
+
+
+Signal = Union[Frame, Sound, Reading]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one inference sees: the signal of each modality that is there, by input name."""
+
+    signals: Mapping[str, Signal]
+
+    @property
+    def truth(self) -> str | None:
+        """The class that is shown or said, ``NOTHING``, or None where it is not known."""
+        known = {signal.truth for signal in self.signals.values()}
+        classes = known - {NOTHING, None}
+        if classes:
+            return classes.pop() if len(classes) == 1 else None
+        return NOTHING if known == {NOTHING} else None
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One modality of a network: what its tensor holds and how much history it wants.
+
+    ``kind`` is ``image`` (float32 [1, 3, height, width], RGB in 0…255), ``audio`` (float32
+    [1, samples] in [-1, 1] at ``rate_hz``) or ``tensor`` (float32 [1, …], taken as it is).
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    rate_hz: int | None = None
+
+    @property
+    def window_s(self) -> float:
+        """How much sound the input holds, in seconds; 0 for other kinds."""
+        return self.shape[-1] / self.rate_hz if self.kind == "audio" and self.rate_hz else 0.0
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a graph; all of ours are static in shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One graph of a network, cheapest first; a later one may take an earlier one's outputs."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one inference says, and of what moment it says it."""
+
+    label: str
+    confidence: float
+    tier: str
+    reason: str
+    mode: str  # the modalities that were there, joined by "+"; "none" without any
+    capture_time_s: Mapping[str, float]
+    decision_time_s: float
+    latency_ms: float
+    age_ms: float  # decision time minus the oldest capture time used
+    truth: str | None = None
+    probabilities: np.ndarray | None = field(default=None, repr=False, compare=False)
