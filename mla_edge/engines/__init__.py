@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from mla_edge.errors import ConfigError
-from mla_edge.signals import TensorSpec, Tensors
+from mla_edge.signals import Tensors, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
