@@ -1,0 +1,111 @@
+"""Prove a bundle on this machine: its files are whole, its graphs load and answer right."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Mapping, Sequence
+
+import numpy as np
+
+from mla_edge import golden as golden_file
+from mla_edge.bundle import Bundle
+from mla_edge.engines.ort import OnnxRuntimeEngine
+from mla_edge.errors import BundleError, InferenceError
+from mla_edge.golden import Golden, Match, compare, read_golden
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mla_edge.signals import Tier
+
+FORMS = {"tensorrt": False, "cpu": True}
+"""The two forms of every graph, as ``provenance["golden"]`` names them, and ``cpu`` for each."""
+
+
+@dataclass(frozen=True)
+class GraphCheck:
+    """One graph against the golden samples."""
+
+    tier: str
+    form: str
+    match: Match
+    required: float  # top-1 agreement
+
+    @property
+    def ok(self) -> bool:
+        """Whether the graph agrees as well as it did when it was exported."""
+        return self.match.top1_agreement >= self.required
+
+
+def measure(
+    graphs: Mapping[str, Path], tiers: Sequence[Tier], golden: Golden, *, cpu: bool
+) -> dict[str, Match]:
+    """Run ``graphs`` (by tier) on the golden samples and compare each tier's logits.
+
+    A tier is given its inputs from the sample and from the outputs of the tiers before it.
+    The export records what this gives in ``provenance["golden"][form][tier]``.
+    """
+    found: dict[str, list[np.ndarray]] = {tier.name: [] for tier in tiers}
+    with ExitStack() as stack:
+        engines = {
+            # The optimiser breaks some graphs made for TensorRT, so those run as they are.
+            tier.name: stack.enter_context(
+                closing(OnnxRuntimeEngine(graphs[tier.name], optimise=cpu))
+            )
+            for tier in tiers
+        }
+        for sample in golden.samples():
+            known = dict(sample)
+            for tier in tiers:
+                try:
+                    inputs = {name: known[name] for name in tier.inputs}
+                except KeyError as error:
+                    raise BundleError(
+                        f"{graphs[tier.name]}: the golden samples have no {error}",
+                        hint="export the bundle again",
+                    ) from error
+                outputs = engines[tier.name].run(inputs)
+                known.update(outputs)
+                found[tier.name].append(outputs[tier.outputs[0]].copy())
+    return {
+        name: compare(golden.logits[name], np.concatenate(logits))
+        for name, logits in found.items()
+    }
+
+
+def verify(bundle: Bundle) -> list[GraphCheck]:
+    """Check every hash, load every graph, and compare it with the golden samples.
+
+    Raises BundleError for a file that is missing or changed and for a graph that does not run;
+    a graph that runs and answers differently has ``ok`` False.
+    """
+    bundle.check_hashes()
+    again = "export the bundle again"
+    recorded = bundle.provenance.get("golden")
+    if golden_file.FILE not in bundle.files or not isinstance(recorded, dict):
+        raise BundleError(f"{bundle.folder}: has no golden samples to compare with", hint=again)
+    golden = read_golden(bundle.folder / golden_file.FILE)
+    if set(golden.logits) != {tier.name for tier in bundle.tiers}:
+        raise BundleError(f"{bundle.folder}: the golden samples are of other tiers", hint=again)
+    slack = 1 / len(golden)  # one sample may flip between the INT8 kernels of two processors
+    checks = []
+    for form, cpu in FORMS.items():
+        graphs = {tier.name: bundle.graph(tier.name, cpu=cpu) for tier in bundle.tiers}
+        for path in graphs.values():
+            if path.relative_to(bundle.folder).as_posix() not in bundle.files:
+                raise BundleError(f"{path}: is not in the bundle's list of files", hint=again)
+        try:
+            matches = measure(graphs, bundle.tiers, golden, cpu=cpu)
+            required = {tier: float(recorded[form][tier]["top1_agreement"]) for tier in graphs}
+        except InferenceError as error:
+            raise BundleError(str(error), hint=again) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{bundle.folder}: does not say how well its {form} graphs agreed", hint=again
+            ) from error
+        checks += [
+            GraphCheck(tier, form, match, max(0.0, required[tier] - slack))
+            for tier, match in matches.items()
+        ]
+    return checks
