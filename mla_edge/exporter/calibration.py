@@ -1,0 +1,252 @@
+"""The samples an export works with: what sets the ranges, chooses the routing, and measures."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from mla_edge._content import find
+from mla_edge._toml import Table
+from mla_edge.errors import ConfigError
+from mla_edge.preprocess import Preprocessor
+from mla_edge.signals import PRESENT, Frame, InputSpec, Reading, Sample, Signal, Sound, Tensors
+
+if TYPE_CHECKING:
+    from mla_edge.networks.network import Network
+
+SPLITS = ("calibrate", "tune", "test")
+FEWEST = 32
+"""With fewer calibration samples the ranges are those of the samples, not of the data."""
+
+_ALL_MODES_UP_TO = 4  # inputs; with more, 2^n modes would each be left with few samples
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """Where samples come from, and how many of each split."""
+
+    name: str
+    source: str = "network"
+    path: Path | None = None
+    seed: int = 0
+    calibrate: int = 256
+    tune: int = 600
+    test: int = 600
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample as the engines see it, and what each signal that is there shows."""
+
+    tensors: Tensors
+    truths: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The three splits, preprocessed as the runtime does it, and the sha256 over all of it."""
+
+    spec: CalibrationSpec
+    calibrate: tuple[Example, ...]
+    tune: tuple[Example, ...]
+    test: tuple[Example, ...]
+    sha256: str
+
+
+def load_calibration_spec(name: str) -> CalibrationSpec:
+    """The set called ``name``, the one at a ``.toml`` path, or one of the samples in an ``.npz``."""
+    if name.endswith(".npz"):
+        return CalibrationSpec(Path(name).stem, source="file", path=_existing(Path(name)))
+    path = find("calibration", name)
+    table = Table.read(path)
+    source = table.take("source", str)
+    if source == "random":
+        raise ConfigError(
+            f"{path}: source 'random' is refused: ranges of noise are not ranges of your data",
+            hint="use source = \"network\", or \"file\" with recorded samples",
+        )
+    if source not in ("network", "file"):
+        raise ConfigError(
+            f"{path}: source {source!r} is not known", hint="use 'network' or 'file'"
+        )
+    file = table.take("path", str) if source == "file" else None
+    counts = {split: table.take(split, int, getattr(CalibrationSpec, split)) for split in SPLITS}
+    spec = CalibrationSpec(
+        name=path.stem,
+        source=source,
+        path=_existing(path.parent / file) if file is not None else None,
+        seed=table.take("seed", int, 0),
+        **counts,
+    )
+    table.close()
+    for split in SPLITS:
+        if counts[split] < FEWEST:
+            raise ConfigError(
+                f"{path}: {split} = {counts[split]}, at least {FEWEST} samples are needed",
+                hint=f"raise {split}",
+            )
+    return spec
+
+
+def load_calibration(spec: CalibrationSpec, network: Network) -> CalibrationSet:
+    """Draw and preprocess the samples of ``spec`` for ``network``."""
+    digest = hashlib.sha256(repr(network.inputs).encode())
+    splits = {}
+    for split in SPLITS:
+        if split == "calibrate" and spec.path is not None:
+            samples = read_samples(spec.path, network.inputs)
+        else:
+            samples = network.samples(split, getattr(spec, split), spec.seed)
+        examples = to_examples(samples, network.inputs)
+        if split != "calibrate" and not any(set(e.truths.values()) - {None} for e in examples):
+            raise ConfigError(
+                f"the network's {split!r} samples carry no truth",
+                hint="set truth=label on the signals that samples(split, count, seed) gives",
+            )
+        for example in examples:
+            _update(digest, example)
+        splits[split] = tuple(examples)
+    return CalibrationSet(spec=spec, sha256=digest.hexdigest(), **splits)
+
+
+def to_examples(samples: Iterable[Sample], inputs: Sequence[InputSpec]) -> list[Example]:
+    """Each sample through the runtime's preprocessing, copied out of its buffers."""
+    preprocess = Preprocessor(inputs)
+    examples = []
+    for sample in samples:
+        tensors = {name: np.array(value) for name, value in preprocess(sample).items()}
+        truths = {name: signal.truth for name, signal in sample.signals.items()}
+        examples.append(Example(tensors, truths))
+    return examples
+
+
+def modes(inputs: Sequence[InputSpec]) -> list[tuple[str, ...]]:
+    """The sets of modalities a network is measured in, all of them first, each in input order.
+
+    Every non-empty set for up to four inputs; for more, all, all but one, and each alone.
+    """
+    names = [spec.name for spec in inputs]
+    sizes = range(len(names), 0, -1)
+    if len(names) > _ALL_MODES_UP_TO:
+        sizes = [len(names), len(names) - 1, 1]  # type: ignore[assignment]
+    return [mode for size in sizes for mode in itertools.combinations(names, size)]
+
+
+def in_mode(
+    examples: Sequence[Example], inputs: Sequence[InputSpec], mode: Sequence[str]
+) -> list[Example]:
+    """The examples that have every modality of ``mode``, as if they had no other."""
+    present = np.array([[float(spec.name in mode) for spec in inputs]], np.float32)
+    missing = {
+        spec.name: np.zeros(spec.shape, np.float32) for spec in inputs if spec.name not in mode
+    }
+    chosen = []
+    for example in examples:
+        if set(mode) <= set(example.truths):
+            tensors = {**example.tensors, **missing}
+            if PRESENT in tensors:
+                tensors[PRESENT] = present
+            chosen.append(Example(tensors, {name: example.truths[name] for name in mode}))
+    return chosen
+
+
+def over_modes(examples: Sequence[Example], inputs: Sequence[InputSpec]) -> list[Example]:
+    """The examples spread evenly over the modes, one mode after the other."""
+    turns = modes(inputs)
+    spread = []
+    for index, example in enumerate(examples):
+        spread += in_mode([example], inputs, turns[index % len(turns)]) or [example]
+    return spread
+
+
+def label_of(example: Example, labels: Sequence[str]) -> int | None:
+    """The index of the class that the example shows; None where that is not known."""
+    nothing = np.zeros(0)
+    signals: dict[str, Signal] = {
+        name: Reading(nothing, 0.0, truth) for name, truth in example.truths.items()
+    }
+    truth = Sample(signals).truth
+    if truth is None:
+        return None
+    if truth not in labels:
+        raise ConfigError(
+            f"a sample's truth is {truth!r}, which is no label of the network",
+            hint=f"labels: {', '.join(labels)}",
+        )
+    return list(labels).index(truth)
+
+
+def labelled(
+    examples: Sequence[Example], labels: Sequence[str]
+) -> tuple[list[Tensors], np.ndarray]:
+    """Tensors and class indices of the examples whose class is known."""
+    pairs = [(example.tensors, label_of(example, labels)) for example in examples]
+    known = [(tensors, index) for tensors, index in pairs if index is not None]
+    return [tensors for tensors, _ in known], np.array([index for _, index in known], np.int64)
+
+
+def read_samples(path: Path, inputs: Sequence[InputSpec]) -> list[Sample]:
+    """Recorded samples from an ``.npz``: an array per input, a row per sample, as in the README.
+
+    ConfigError names the array that is missing or has the wrong shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error}", hint="write it with numpy.savez"
+        ) from error
+    missing = [spec.name for spec in inputs if spec.name not in arrays]
+    if missing:
+        raise ConfigError(
+            f"{path}: no array {missing[0]!r}",
+            hint=f"it has {', '.join(sorted(arrays)) or 'none'}; one per input is needed",
+        )
+    lengths = {spec.name: len(arrays[spec.name]) for spec in inputs}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError(f"{path}: arrays of different length: {lengths}")
+    count = min(lengths.values())
+    rows = {spec.name: _signals(arrays, spec, path) for spec in inputs}
+    return [Sample({name: signals[i] for name, signals in rows.items()}) for i in range(count)]
+
+
+def _signals(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> list[Signal]:
+    rows = arrays[spec.name]
+    if spec.kind == "image":
+        if rows.ndim != 4 or rows.shape[3] != 3 or rows.dtype != np.uint8:
+            raise _misshapen(path, spec, rows, "uint8 [n, height, width, 3]")
+        return [Frame(row, 0.0) for row in rows]
+    rows = rows.astype(np.float32)
+    if spec.kind == "audio":
+        if rows.ndim != 2:
+            raise _misshapen(path, spec, rows, "float32 [n, samples]")
+        rate_hz = int(arrays.get(f"{spec.name}_rate_hz", spec.rate_hz or 0))
+        return [Sound(row, rate_hz, 0.0) for row in rows]
+    if rows.shape[1:] != spec.shape[1:]:
+        raise _misshapen(path, spec, rows, f"float32 [n, {', '.join(map(str, spec.shape[1:]))}]")
+    return [Reading(row[None], 0.0) for row in rows]
+
+
+def _misshapen(path: Path, spec: InputSpec, rows: np.ndarray, expected: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: {spec.name!r} is {rows.dtype} {list(rows.shape)}", hint=f"expected {expected}"
+    )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="give the .npz with recorded samples")
+    return path
+
+
+def _update(digest: hashlib._Hash, example: Example) -> None:
+    for name, value in sorted(example.tensors.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value))
+    digest.update(repr(sorted(example.truths.items())).encode())

@@ -1,0 +1,215 @@
+"""Remove inner channels and attention heads. The only module that imports torch_pruning.
+
+Only *inner* widths are touched: those with one producer, which is the hidden width of a
+feed-forward network or the inner width of a convolution block. The residual stream, the inputs
+and outputs, and everything inside an attention keep their widths; attentions lose whole heads,
+through their own ``prune_heads``, because a dependency graph does not see heads.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Iterator, Sequence
+
+import torch
+
+from mla_edge.errors import ExportError, MissingDependency
+
+try:
+    import torch_pruning
+except ImportError as error:
+    raise MissingDependency(
+        f"torch-pruning cannot be loaded, and it removes the channels: {error}",
+        hint="pip install 'mla-edge[export]'",
+    ) from error
+
+ROUND_TO = 16
+"""Kernels of both engines work on 16 channels at a time; other widths are not faster."""
+
+_WEIGHTED = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+_NORMS_OVER_CHANNELS = (torch.nn.LayerNorm, torch.nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One width that pruning made smaller."""
+
+    layer: str
+    kind: str  # "channels" or "heads"
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A smaller copy of a module, and what became smaller."""
+
+    module: torch.nn.Module
+    changes: tuple[Change, ...]
+    parameters_before: int
+    parameters_after: int
+
+
+def prune(
+    module: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    *,
+    channels: float = 0.0,
+    heads: float = 0.0,
+) -> Pruned:
+    """A copy of ``module`` without the least important shares of inner channels and heads.
+
+    Importance is the group L2 norm (Fang et al. 2023, DepGraph). Never removes more than the
+    share asked for: widths round up to a multiple of 16. ``example`` is one input of each kind.
+    ExportError if the smaller network no longer runs or its outputs changed shape.
+    """
+    before = _parameters(module)
+    smaller = copy.deepcopy(module)
+    changes = []
+    if heads:
+        changes += _prune_heads(smaller, heads)
+    if channels:
+        changes += _prune_channels(smaller, example, channels)
+    if changes:
+        _check(module, smaller, example, changes)
+    return Pruned(smaller, tuple(changes), before, _parameters(smaller))
+
+
+def _prune_heads(module: torch.nn.Module, share: float) -> list[Change]:
+    changes = []
+    for name, attention in _attentions(module):
+        before = int(attention.heads)
+        after = max(1, math.ceil(before * (1 - share)))
+        if after < before:
+            strongest = attention.head_importance().argsort(descending=True)[:after]
+            attention.prune_heads(sorted(strongest.tolist()))
+            changes.append(Change(name, "heads", before, after))
+    return changes
+
+
+def _prune_channels(
+    module: torch.nn.Module, example: Sequence[torch.Tensor], share: float
+) -> list[Change]:
+    names = {part: name for name, part in module.named_modules()}
+    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    graph = torch_pruning.DependencyGraph()
+    trained = [p.requires_grad for p in module.parameters()]
+    module.requires_grad_(True)  # the dependency graph follows autograd
+    changes = []
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # about parameters that we never prune
+        graph.build_dependency(module, example_inputs=tuple(example), verbose=False)
+        for layer in _prunable(module, graph):
+            before = _out_width(layer)
+            after = math.ceil(before * (1 - share) / ROUND_TO) * ROUND_TO
+            if after < before:
+                group = _group(graph, layer)
+                weakest = importance(group).argsort()[: before - after]
+                group.prune(sorted(weakest.tolist()))
+                changes.append(Change(names[layer], "channels", before, after))
+    for parameter, was in zip(module.parameters(), trained):
+        parameter.requires_grad_(was)
+    module.zero_grad(set_to_none=True)
+    return changes
+
+
+def _prunable(module: torch.nn.Module, graph: Any) -> Iterator[torch.nn.Module]:
+    """Layers whose output is an inner width."""
+    kept = _kept_whole(module)
+    for layer in list(graph.module2node):
+        if isinstance(layer, _WEIGHTED) and layer not in kept and not _is_grouped(layer):
+            group = _group(graph, layer)
+            parts = [(dep.target.module, dep.handler) for dep, _ in group]
+            producers = {
+                part
+                for part, handler in parts
+                if isinstance(part, _WEIGHTED)
+                and graph.is_out_channel_pruning_fn(handler)
+                and not _is_grouped(part)
+            }
+            consumers = {
+                part
+                for part, handler in parts
+                if isinstance(part, _WEIGHTED) and graph.is_in_channel_pruning_fn(handler)
+            }
+            loose = any(
+                isinstance(part, (torch.nn.Parameter, *_NORMS_OVER_CHANNELS))
+                for part, _ in parts
+            )
+            if producers == {layer} and consumers and not consumers & kept and not loose:
+                yield layer
+
+
+def _kept_whole(module: torch.nn.Module) -> set[torch.nn.Module]:
+    """What is inside an attention, or marked ``keep_float32``: too delicate to lose channels."""
+    return {
+        inner
+        for part in module.modules()
+        if isinstance(part, torch.nn.MultiheadAttention)
+        or hasattr(part, "prune_heads")
+        or getattr(part, "keep_float32", False)
+        for inner in part.modules()
+    }
+
+
+def _attentions(module: torch.nn.Module) -> list[tuple[str, Any]]:
+    return [(name, part) for name, part in module.named_modules() if hasattr(part, "prune_heads")]
+
+
+def _group(graph: Any, layer: torch.nn.Module) -> Any:
+    remove = graph.get_pruner_of_module(layer).prune_out_channels
+    return graph.get_pruning_group(layer, remove, list(range(_out_width(layer))))
+
+
+def _out_width(layer: Any) -> int:
+    return int(layer.out_features if hasattr(layer, "out_features") else layer.out_channels)
+
+
+def _is_grouped(layer: torch.nn.Module) -> bool:
+    return int(getattr(layer, "groups", 1)) > 1
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _check(
+    module: torch.nn.Module,
+    smaller: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    changes: Sequence[Change],
+) -> None:
+    """The widths are what was asked for, and the outputs have the shapes they had."""
+    hint = "set prune and prune_heads of this tier to 0 in the recipe"
+    layers = dict(smaller.named_modules())
+    for change in changes:
+        layer: Any = layers[change.layer]
+        found = int(layer.heads) if change.kind == "heads" else _out_width(layer)
+        weight = getattr(layer, "weight", None)
+        stored = found if change.kind == "heads" or weight is None else weight.shape[0]
+        aligned = change.kind == "heads" or found % ROUND_TO == 0
+        if not (found == stored == change.after and aligned):
+            raise ExportError(
+                f"prune: {change.layer} has {found} {change.kind} (weights: {stored}), "
+                f"{change.after} were expected",
+                hint=hint,
+            )
+    try:
+        with torch.no_grad():
+            shapes = [_shapes(network(*example)) for network in (module, smaller)]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ExportError(
+            f"prune: the network does not run with fewer channels: {error}", hint=hint
+        ) from error
+    if shapes[0] != shapes[1]:
+        raise ExportError(
+            f"prune: the outputs changed from {shapes[0]} to {shapes[1]}", hint=hint
+        )
+
+
+def _shapes(outputs: Any) -> list[tuple[int, ...]]:
+    several = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    return [tuple(output.shape) for output in several]
