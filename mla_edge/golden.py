@@ -50,6 +50,11 @@ class Match:
 
 def compare(expected: np.ndarray, found: np.ndarray) -> Match:
     """Compare logits [n, classes] with the float network's; a NaN agrees with nothing."""
+    if expected.shape != found.shape:
+        raise BundleError(
+            f"logits are {list(found.shape)}, but the golden ones {list(expected.shape)}",
+            hint="export the bundle again",
+        )
     same = (expected.argmax(axis=1) == found.argmax(axis=1)) & np.isfinite(found).all(axis=1)
     error = np.abs(expected.astype(np.float64) - found)
     return Match(float(same.mean()), float(error.max()))

@@ -2,12 +2,17 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Optional
 
 import typer
 from typing_extensions import Annotated
 
+from mla_edge.diagnosis import MISSING, NOTE, OK, diagnose
+from mla_edge.errors import MissingDependency
 from mla_edge.profiles import DeviceProfile, all_profiles, load_profile
+
+_MARKS = {OK: "ok", MISSING: "--", NOTE: "  "}
 
 
 def profiles(
@@ -31,9 +36,39 @@ def profiles(
         typer.echo("\n".join(_describe(chosen[0])))
 
 
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    root: Annotated[
+        Path, typer.Option(help="Look at the machine whose files are here.")
+    ] = Path("/"),
+) -> None:
+    """Say what is installed, what is missing, and the command that fixes it.
+
+    Exits with 0 if `run` has what it needs, otherwise with 3.
+    """
+    diagnosis = diagnose(root)
+    if as_json:
+        shown = {"can_run": diagnosis.can_run, **asdict(diagnosis)}
+        typer.echo(json.dumps(shown, indent=2))
+    else:
+        for finding in diagnosis.findings:
+            purpose = f" (for {finding.needed_for})" if finding.needed_for else ""
+            mark = _MARKS[finding.status]
+            typer.echo(f"{mark} {finding.name}{purpose}: {finding.detail}")
+            if finding.status != OK and finding.fix:
+                typer.echo(f"     {finding.fix}")
+    if not diagnosis.can_run:
+        raise MissingDependency(
+            "`mla-edge run` cannot work here yet",
+            hint="run the commands above, then `mla-edge doctor` again",
+        )
+
+
 def _describe(profile: DeviceProfile) -> "list[str]":
     def known(value: object) -> str:
-        return "unknown" if value is None else str(value)
+        if value is None:
+            return "unknown"
+        return f"{value:g}" if isinstance(value, float) else str(value)
 
     lines = [
         f"{profile.name}: {profile.title}",

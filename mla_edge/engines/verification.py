@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mla_edge.signals import Tier
 
 FORMS = {"tensorrt": False, "cpu": True}
-"""The two forms of every graph, as ``provenance["golden"]`` names them, and ``cpu`` for each."""
+"""The forms of every graph, by their name in ``provenance["golden"]``; True is the CPU's."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,15 @@ def verify(bundle: Bundle) -> list[GraphCheck]:
             if path.relative_to(bundle.folder).as_posix() not in bundle.files:
                 raise BundleError(f"{path}: is not in the bundle's list of files", hint=again)
         try:
-            matches = measure(graphs, bundle.tiers, golden, cpu=cpu)
             required = {tier: float(recorded[form][tier]["top1_agreement"]) for tier in graphs}
-        except InferenceError as error:
-            raise BundleError(str(error), hint=again) from error
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 f"{bundle.folder}: does not say how well its {form} graphs agreed", hint=again
             ) from error
+        try:
+            matches = measure(graphs, bundle.tiers, golden, cpu=cpu)
+        except InferenceError as error:
+            raise BundleError(str(error), hint=again) from error
         checks += [
             GraphCheck(tier, form, match, max(0.0, required[tier] - slack))
             for tier, match in matches.items()

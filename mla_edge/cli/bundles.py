@@ -1,0 +1,113 @@
+"""``inspect`` and ``verify``: what a bundle holds, and whether it is right on this machine."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, List
+
+import typer
+from typing_extensions import Annotated
+
+from mla_edge.bundle import MANIFEST, Bundle
+from mla_edge.errors import BundleError
+
+_REPORT = "report.json"
+
+Folder = Annotated[Path, typer.Argument(help="The folder that export wrote.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def inspect(bundle: Folder, as_json: AsJson = False) -> None:
+    """Show what is inside a bundle."""
+    opened = Bundle.read(bundle)
+    sizes = {name: _size(opened.folder / name) for name in opened.files}
+    report = _report(opened)
+    if as_json:
+        shown = {**asdict(opened), "folder": str(opened.folder), "sizes_bytes": sizes}
+        typer.echo(json.dumps({**shown, "report": report}, indent=2))
+    else:
+        typer.echo("\n".join(_describe(opened, sizes, report)))
+
+
+def verify(bundle: Folder, as_json: AsJson = False) -> None:
+    """Prove a bundle on this machine: hashes, every graph loads, golden samples agree."""
+    from mla_edge.engines.verification import verify as prove
+
+    try:
+        opened = Bundle.read(bundle)
+        checks = prove(opened)
+    except BundleError as error:
+        if as_json:
+            typer.echo(json.dumps({"ok": False, "problem": str(error), "checks": []}))
+        raise
+    wrong = [check for check in checks if not check.ok]
+    if as_json:
+        rows = [{**asdict(check), "ok": check.ok} for check in checks]
+        typer.echo(json.dumps({"ok": not wrong, "problem": None, "checks": rows}, indent=2))
+    else:
+        typer.echo(f"{opened.name}: {len(opened.files)} files match their sha256")
+        for check in checks:
+            typer.echo(
+                f"  {'ok   ' if check.ok else 'WRONG'} {check.tier} ({check.form}): "
+                f"agrees with the float network on {check.match.top1_agreement:.1%} "
+                f"of the golden samples (at least {check.required:.1%} required)"
+            )
+    if wrong:
+        names = ", ".join(f"{check.tier} ({check.form})" for check in wrong)
+        raise BundleError(
+            f"{bundle}: {names} does not answer as it did when it was exported",
+            hint="do not use this bundle here; export it again and verify the new one",
+        )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise BundleError(
+            f"{path}: {error.strerror}", hint="export the bundle again"
+        ) from error
+
+
+def _report(bundle: Bundle) -> Dict[str, Any]:
+    if _REPORT not in bundle.files:
+        return {}
+    path = bundle.folder / _REPORT
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{path}: cannot be read: {error}", hint="export the bundle again"
+        ) from error
+    if not isinstance(report, dict):
+        raise BundleError(f"{path}: is not a report", hint="export the bundle again")
+    return report
+
+
+def _describe(bundle: Bundle, sizes: Dict[str, int], report: Dict[str, Any]) -> List[str]:
+    total = sum(sizes.values()) + _size(bundle.folder / MANIFEST)
+    lines = [
+        f"{bundle.name}: {bundle.network} for {bundle.profile}, {total / 1e6:.1f} MB, "
+        f"made {bundle.created}",
+        f"labels: {' '.join(bundle.labels)}",
+        "inputs:",
+    ]
+    for spec in bundle.inputs:
+        rate = f" at {spec.rate_hz} Hz" if spec.rate_hz else ""
+        shape = " x ".join(map(str, spec.shape))
+        lines.append(f"  {spec.name}: {spec.kind}, {shape}{rate}")
+    lines.append("tiers:")
+    for tier in bundle.tiers:
+        cost = bundle.policy.cost_ms.get(tier.name)
+        shown = f", {cost:.2f} ms on {bundle.policy.measured_on}" if cost is not None else ""
+        lines.append(
+            f"  {tier.name}: {', '.join(tier.inputs)} -> {', '.join(tier.outputs)}{shown}"
+        )
+    lines.append("routing (the first tier's answer is kept from this confidence on):")
+    for mode, policy in bundle.policy.modes.items():
+        lines.append(
+            f"  {mode}: {policy.threshold:.3f} at temperature {policy.temperature:.2f}"
+        )
+    lines.append("files:")
+    lines += [f"  {size / 1e6:8.3f} MB  {name}" for name, size in sorted(sizes.items())]
+    return lines
