@@ -1,0 +1,396 @@
+"""A tier of a network as an ONNX graph: static, at the board's opset, named as the tier is."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import re
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import numpy as np
+
+from mla_edge.bundle import write_atomically
+from mla_edge.engines.ort import OnnxRuntimeEngine
+from mla_edge.errors import BundleError, ConfigError, ExportError, MissingDependency
+from mla_edge.signals import PRESENT, Reading, Tensors, TensorSpec
+
+try:
+    import onnx
+    import onnxslim
+    import torch
+    from google.protobuf.message import DecodeError
+except ImportError as error:
+    raise MissingDependency(
+        f"{error.name} is not installed, and exporting needs torch, onnx and onnxslim",
+        hint="pip install 'mla-edge[export]'",
+    ) from error
+
+if TYPE_CHECKING:
+    from mla_edge.networks import Network, TierNetwork
+
+OPSETS = range(14, 21)  # what torch's exporter for exact opsets knows
+KEEP_FLOAT32 = "mla_edge.keep_float32"  # metadata: the scopes that stay in float32
+LAYER_NORMALIZATION = 17  # the opset that has it; below, it is spelled out in small operators
+MIN_COSINE, MIN_COSINE_HALF = 0.9999, 0.99  # graph against network, on made-up inputs
+# What a network's own forward may raise; anything else is a bug of ours.
+FORWARD_ERRORS = (
+    RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
+    AssertionError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """An ONNX file, what goes in and out of it, and its nodes that are to stay float32."""
+
+    path: Path
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    keep_float: tuple[str, ...]
+
+
+def to_onnx(
+    network: Network, tier: TierNetwork, path: Path, *, opset: int, half: bool = False
+) -> OnnxGraph:
+    """Write ``tier`` to ``path``; equal networks give equal bytes.
+
+    ``half`` computes in float16, but for modules that say ``keep_float32 = True`` (and layer
+    norms where the opset has no operator for them); inputs and outputs stay float32.
+    ConfigError for an opset that cannot be written; ExportError names what torch could not
+    export, or an output in which the graph differs from the network.
+    """
+    name = tier.tier.name
+    if opset not in OPSETS:
+        raise ConfigError(
+            f"opset {opset} cannot be written",
+            hint=f"the profile's opset must be one of {OPSETS[0]} to {OPSETS[-1]}",
+        )
+    examples = example_inputs(network, tier, 2)
+    module = copy.deepcopy(tier.module).eval()
+    scopes, untouched = _trace_scopes(module, [examples[0][n] for n in tier.tier.inputs], name)
+    expected = [_forward(tier, example, network.labels) for example in examples]
+    if half:
+        _halve(module, opset, untouched)
+    model = _export(module, tier, examples[0], opset)
+    model = _tidy(model, tier, examples[0])
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEEP_FLOAT32, json.dumps(scopes)
+    _check_form(model, name, opset)
+    _check_outputs(model, name, list(zip(examples, expected)), half)
+    write_atomically(path, model.SerializeToString(deterministic=True))
+    return read_graph(path)
+
+
+def read_graph(path: Path) -> OnnxGraph:
+    """The graph that `to_onnx` or `quantize` wrote to ``path``."""
+    model = load_model(path)
+    return OnnxGraph(
+        path,
+        next(entry.version for entry in model.opset_import if not entry.domain),
+        tuple(_spec(value) for value in model.graph.input),
+        tuple(_spec(value) for value in model.graph.output),
+        tuple(kept_nodes(model)),
+    )
+
+
+def load_model(path: Path) -> Any:
+    """The ONNX model in ``path``; ExportError if it is missing, cut off or no model."""
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
+        raise ExportError(
+            f"{path}: not an ONNX graph, or cut off: {error}", hint="export it again"
+        ) from error
+    return model
+
+
+def kept_nodes(model: Any) -> list[str]:
+    """Names of the nodes inside the modules that say ``keep_float32``."""
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    scopes = tuple(json.loads(entries.get(KEEP_FLOAT32, "[]")))
+    return [node.name for node in model.graph.node if node.name.startswith(scopes)]
+
+
+def example_inputs(network: Network, tier: TierNetwork, count: int) -> list[Tensors]:
+    """Inputs of ``tier`` to trace and compare with: seeded; after the first, one modality less."""
+    random = np.random.default_rng(0)
+    readings = None
+    examples: list[Tensors] = []
+    for number in range(count):
+        example: Tensors = {}
+        for spec in network.inputs:
+            if spec.kind == "image":
+                example[spec.name] = random.uniform(0, 255, spec.shape).astype(np.float32)
+            elif spec.kind == "audio":
+                example[spec.name] = random.normal(0, 0.1, spec.shape).astype(np.float32)
+            else:
+                readings = readings or network.samples("calibrate", count, 0)
+                reading = readings[number].signals[spec.name]
+                assert isinstance(reading, Reading), f"{spec.name} is no Reading"
+                example[spec.name] = np.ascontiguousarray(reading.values, np.float32)
+        if len(network.inputs) > 1:
+            present = np.ones((1, len(network.inputs)), np.float32)
+            if number:
+                present[0, number % len(network.inputs)] = 0
+            example[PRESENT] = present
+        for earlier in network.tiers:
+            if set(tier.tier.inputs) <= set(example):
+                break
+            outputs = _forward(earlier, example, network.labels)
+            example.update((n, v) for n, v in outputs.items() if n != "logits")
+        examples.append({name: example[name] for name in tier.tier.inputs})
+    return examples
+
+
+def _forward(tier: TierNetwork, inputs: Tensors, labels: Sequence[str]) -> Tensors:
+    name = tier.tier.name
+    try:
+        with torch.no_grad():
+            found = tier.module(*(torch.from_numpy(inputs[n]) for n in tier.tier.inputs))
+    except FORWARD_ERRORS as error:
+        raise ExportError(
+            f"to_onnx: tier {name!r} does not run: {type(error).__name__}: {error}",
+            hint=f"its forward is given {_shapes(inputs, tier.tier.inputs)}",
+        ) from error
+    values = found if isinstance(found, (tuple, list)) else (found,)
+    names = tier.tier.outputs
+    if len(values) != len(names) or not all(isinstance(v, torch.Tensor) for v in values):
+        kinds = ", ".join(type(value).__name__ for value in values)
+        raise ExportError(
+            f"to_onnx: tier {name!r} gives ({kinds}), but says it gives {', '.join(names)}",
+            hint="return one tensor for every name in the tier's outputs",
+        )
+    outputs = {n: v.detach().cpu().numpy() for n, v in zip(names, values)}
+    shape = tuple(outputs["logits"].shape)
+    if shape != (1, len(labels)):
+        raise ExportError(
+            f"to_onnx: tier {name!r} gives logits {list(shape)} for {len(labels)} labels",
+            hint=f"logits are [1, {len(labels)}]",
+        )
+    for output, value in outputs.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            what = "NaN or infinity" if value.dtype == np.float32 else str(value.dtype)
+            raise ExportError(
+                f"to_onnx: tier {name!r} gives {what} in {output!r}",
+                hint="outputs are finite and float32",
+            )
+    return outputs
+
+
+def _trace_scopes(
+    module: torch.nn.Module, inputs: Sequence[np.ndarray], tier: str
+) -> tuple[list[str], set[int]]:
+    """Where marked modules are in the exporter's node names, and the inputs only they take."""
+    tensors = [torch.from_numpy(value) for value in inputs]
+    scopes: list[str] = []
+    straight: set[int] = set()
+    stack: list[str] = []
+
+    def enter(path: str, part: torch.nn.Module) -> Any:
+        def hook(_: Any, arguments: Any, keywords: Any) -> None:
+            stack.append(_scope(path))
+            if getattr(part, "keep_float32", False):
+                scopes.append("/" + "".join(f"{name}/" for name in stack if name))
+                for value in (*arguments, *keywords.values()):
+                    straight.update(i for i, tensor in enumerate(tensors) if value is tensor)
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    hooks = []
+    for path, part in module.named_modules():
+        hooks.append(part.register_forward_pre_hook(enter(path, part), with_kwargs=True))
+        hooks.append(part.register_forward_hook(leave))
+    try:
+        with torch.no_grad():
+            module(*tensors)
+    except FORWARD_ERRORS as error:
+        raise ExportError(
+            f"to_onnx: tier {tier!r} does not run: {type(error).__name__}: {error}",
+            hint="its forward is given inputs of "
+            + ", ".join(str(list(v.shape)) for v in inputs),
+        ) from error
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return sorted(set(scopes)), straight
+
+
+def _scope(path: str) -> str:
+    """The exporter's name for a module: its last name, and the numbers of the lists it is in."""
+    parts = path.split(".")
+    start = len(parts) - 1
+    while start > 0 and parts[start].isdigit():
+        start -= 1
+    return ".".join(parts[start:])
+
+
+def _halve(module: torch.nn.Module, opset: int, untouched: set[int]) -> None:
+    """Make ``module`` compute in float16, with casts at its ends and around what stays float32."""
+    module.half()
+
+    def to(dtype: torch.dtype, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(dtype) if value.is_floating_point() else value
+        if isinstance(value, (tuple, list)):
+            return type(value)(to(dtype, part) for part in value)
+        return value
+
+    def widen(_: Any, arguments: Any, keywords: Any) -> Any:
+        wide = {name: to(torch.float32, value) for name, value in keywords.items()}
+        return to(torch.float32, arguments), wide
+
+    def narrow(_: Any, __: Any, output: Any) -> Any:
+        return to(torch.float16, output)
+
+    for part in module.modules():
+        spelled_out = isinstance(
+            part, (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm)
+        )
+        if getattr(part, "keep_float32", False) or (
+            spelled_out and opset < LAYER_NORMALIZATION
+        ):
+            part.float()
+            part.register_forward_pre_hook(widen, with_kwargs=True)
+            part.register_forward_hook(narrow)
+
+    def enter(_: Any, arguments: Any) -> Any:
+        return tuple(
+            value if i in untouched else to(torch.float16, value)
+            for i, value in enumerate(arguments)
+        )
+
+    def leave(_: Any, __: Any, output: Any) -> Any:
+        return to(torch.float32, output)
+
+    module.register_forward_pre_hook(enter)
+    module.register_forward_hook(leave)
+
+
+@contextlib.contextmanager
+def _exporter_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect what torch says while it traces: its exact-opset exporter calls itself deprecated,
+    and it warns of every constant it makes of a shape; `_check_outputs` is the real test."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def _export(module: torch.nn.Module, tier: TierNetwork, example: Tensors, opset: int) -> Any:
+    file = io.BytesIO()
+    try:
+        with torch.no_grad(), _exporter_warnings():
+            torch.onnx.export(
+                module,
+                tuple(torch.from_numpy(example[name]) for name in tier.tier.inputs),
+                file,
+                dynamo=False,
+                opset_version=opset,
+                input_names=list(tier.tier.inputs),
+                output_names=list(tier.tier.outputs),
+            )
+    except FORWARD_ERRORS as error:
+        text = str(error).strip().split("\n")[0]
+        operator = re.search(r"\b\w+::\w+", str(error))
+        what = f"torch operator {operator.group()}: " if operator else ""
+        raise ExportError(
+            f"to_onnx: tier {tier.tier.name!r} at opset {opset}: {what}{text}",
+            hint="write that part of the network with operators ONNX has, or take a board with a "
+            "newer opset; a module with `keep_float32 = True` is left out of float16",
+        ) from error
+    return onnx.load_from_string(file.getvalue())
+
+
+def _tidy(model: Any, tier: TierNetwork, example: Tensors) -> Any:
+    """Fold constants, drop what does nothing, and give every input and shape its place again."""
+    model = onnxslim.slim(model)
+    graph = model.graph
+    there = {value.name: value for value in graph.input}
+    del graph.input[:]
+    for name in tier.tier.inputs:  # one that is not used stays an input all the same
+        given = onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(example[name].dtype), example[name].shape
+        )
+        graph.input.append(there.get(name, given))
+    for node in graph.node:
+        if node.op_type == "Gemm":
+            node.name = node.name.replace("/MatMul_output_0", "/Gemm")
+    del graph.value_info[:]
+    model.producer_version = ""
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def _check_form(model: Any, tier: str, opset: int) -> None:
+    """ExportError unless the graph is whole, static, of ``opset`` and of standard operators."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(
+            f"to_onnx: tier {tier!r}: {error}", hint="this is a bug: report it"
+        ) from error
+    domains = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if domains != {"ai.onnx": opset}:
+        raise ExportError(
+            f"to_onnx: tier {tier!r} needs {domains}, not opset {opset} of ONNX alone",
+            hint="do not use custom operators",
+        )
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if not all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in dims):
+            raise ExportError(
+                f"to_onnx: tier {tier!r}: the shape of {value.name!r} depends on the data",
+                hint="use fixed sizes: a fixed k, masks instead of boolean indexing",
+            )
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "TopK" and node.input[1] not in constants:
+            raise ExportError(
+                f"to_onnx: tier {tier!r}: {node.name}: TopK's k is computed in the graph",
+                hint="give topk a number",
+            )
+
+
+def _check_outputs(
+    model: Any, tier: str, cases: Sequence[tuple[Tensors, Tensors]], half: bool
+) -> None:
+    """ExportError if the graph does not give what the network gave: tracing froze a branch."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        path.write_bytes(model.SerializeToString())
+        try:
+            engine = OnnxRuntimeEngine(path)
+        except BundleError as error:
+            raise ExportError(f"to_onnx: tier {tier!r}: {error}", hint=error.hint) from error
+    for inputs, expected in cases:
+        found = engine.run(inputs)
+        for name, value in expected.items():
+            a, b = value.ravel().astype(np.float64), found[name].ravel().astype(np.float64)
+            size = np.linalg.norm(a) * np.linalg.norm(b)
+            cosine = float(a @ b / size) if size else float(np.allclose(a, b))
+            if not cosine >= (MIN_COSINE_HALF if half else MIN_COSINE):
+                raise ExportError(
+                    f"to_onnx: tier {tier!r}: the graph's {name!r} differs from the network's "
+                    f"(cosine {cosine:.4f})",
+                    hint="a Python `if` or loop on a tensor's values is frozen by tracing: use "
+                    "torch.where" + ("; or mark a module keep_float32" if half else ""),
+                )
+
+
+def _spec(value: Any) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return TensorSpec(value.name, dtype.name, tuple(dim.dim_value for dim in tensor.shape.dim))
+
+
+def _shapes(inputs: Tensors, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {list(inputs[name].shape)}" for name in names)
