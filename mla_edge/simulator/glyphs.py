@@ -111,7 +111,7 @@ MARKS = (
 )
 
 
-def _arc(x: float, y: float, rx: float, ry: float, span: Tuple[float, float]) -> Stroke:
+def _arc(x: float, y: float, rx: float, ry: float, span: tuple[float, float]) -> Stroke:
     """Part of an ellipse; degrees run from the right over the bottom."""
     angle = np.radians(np.linspace(*span, max(5, int(abs(span[1] - span[0]) / 14))))
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1).astype(np.float32)
@@ -123,7 +123,7 @@ def _path(*parts: object) -> Stroke:
     return np.concatenate(points)
 
 
-def _curve(start: Tuple[float, float], bend: Tuple[float, float], end: object) -> Stroke:
+def _curve(start: tuple[float, float], bend: tuple[float, float], end: object) -> Stroke:
     """A quadratic Bézier curve."""
     t = np.linspace(0, 1, 10, dtype=np.float32)[:, None]
     corners = (np.asarray(corner, np.float32) for corner in (start, bend, end))
@@ -131,7 +131,7 @@ def _curve(start: Tuple[float, float], bend: Tuple[float, float], end: object) -
     return (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c
 
 
-def _turned(strokes: List[Stroke]) -> List[Stroke]:
+def _turned(strokes: list[Stroke]) -> list[Stroke]:
     return [1 - stroke for stroke in strokes]
 
 
@@ -173,7 +173,7 @@ def _skeleton(name: str) -> Skeletons:
     return plain
 
 
-def _loop(x: float, y: float, rx: float, ry: float) -> List[Stroke]:
+def _loop(x: float, y: float, rx: float, ry: float) -> list[Stroke]:
     return [_arc(x, y, rx, ry, (180, 540))]
 
 
@@ -207,9 +207,9 @@ def _dots() -> Skeletons:
     }
 
 
-def _serifs(digit: int, length: float) -> List[Stroke]:
+def _serifs(digit: int, length: float) -> list[Stroke]:
     """Short bars at the open ends."""
-    ends: Dict[int, List[Tuple[float, float, bool]]] = {  # x, y, is it upright
+    ends: dict[int, list[tuple[float, float, bool]]] = {  # x, y, is it upright
         1: [(0.58, 1, False)],
         2: [(1, 0.93, True)],
         3: [(0.06, 0.17, True), (0.05, 0.84, True)],
@@ -226,7 +226,7 @@ def _serifs(digit: int, length: float) -> List[Stroke]:
     return bars
 
 
-def _hand_skeleton(digit: int, habit: np.random.Generator) -> List[Stroke]:
+def _hand_skeleton(digit: int, habit: np.random.Generator) -> list[Stroke]:
     """The shape one writer gives a digit."""
     shape = habit.random()
     if digit == 1 and shape < 0.45:
@@ -291,7 +291,7 @@ def _dense(stroke: Stroke) -> Stroke:
     return np.stack([np.interp(where, along, stroke[:, axis]) for axis in (0, 1)], 1)
 
 
-def _wobble(strokes: List[Stroke], rng: np.random.Generator, size: float) -> List[Stroke]:
+def _wobble(strokes: list[Stroke], rng: np.random.Generator, size: float) -> list[Stroke]:
     """Bend the plane smoothly and shift each stroke a little, as a hand does."""
     frequency = rng.uniform(2, 6, (2, 4))
     phase = rng.uniform(0, 2 * np.pi, (2, 2))
@@ -311,7 +311,7 @@ def _wobble(strokes: List[Stroke], rng: np.random.Generator, size: float) -> Lis
 
 
 def _print(
-    strokes: List[Stroke], font: Font, weight: float, aspect: float, *, taper: float = 0.0
+    strokes: list[Stroke], font: Font, weight: float, aspect: float, *, taper: float = 0.0
 ) -> np.ndarray:
     """Rasterise strokes: each pixel's ink by its distance to the nearest piece of a stroke."""
     pen = weight * HEIGHT / 2

@@ -135,7 +135,7 @@ def draw_card(image: np.ndarray, card: Card, pose: Pose) -> None:
     region += (painted - region) * cover
 
 
-def digit_extent(card: Card, pose: Pose) -> Tuple[float, float]:
+def digit_extent(card: Card, pose: Pose) -> tuple[float, float]:
     """How far the digit reaches from the card's middle, in pixels across and down."""
     cos, sin = abs(np.cos(pose.angle)), abs(np.sin(pose.angle))
     wide = card.ink_half_width
@@ -255,7 +255,7 @@ def _shake(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return total
 
 
-def _bars(rng: np.random.Generator, height: int, width: int) -> Tuple[int, int]:
+def _bars(rng: np.random.Generator, height: int, width: int) -> tuple[int, int]:
     """Height and width of black bars at top and bottom or at both sides; mostly none."""
     kind = rng.random()
     if kind < 0.7:
@@ -265,7 +265,7 @@ def _bars(rng: np.random.Generator, height: int, width: int) -> Tuple[int, int]:
 
 
 def _random_pose(
-    rng: np.random.Generator, card: Card, room: Tuple[int, int, int], level: float
+    rng: np.random.Generator, card: Card, room: tuple[int, int, int], level: float
 ) -> Pose:
     """Any pose that keeps the digit in the middle square; ``room``: height, width, square."""
     height, width, side = room
@@ -296,8 +296,8 @@ def _homography(pose: Pose) -> np.ndarray:
 
 
 def _extent(
-    card: Card, forward: np.ndarray, shape: Tuple[int, ...]
-) -> Tuple[int, int, int, int]:
+    card: Card, forward: np.ndarray, shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of the part of the picture that the card covers."""
     if np.isinf(card.half_width):
         return 0, shape[0], 0, shape[1]
@@ -345,6 +345,6 @@ def _sample_ink(ink: np.ndarray, u: np.ndarray, v: np.ndarray, height_px: float)
 
 
 @lru_cache(maxsize=1)
-def _mark_bank() -> Tuple[np.ndarray, ...]:
+def _mark_bank() -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(len(MARKS))
     return tuple(mark(kind, rng) for kind in range(4 * len(MARKS)))

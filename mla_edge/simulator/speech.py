@@ -20,13 +20,34 @@ MU = 255.0
 def encode_mu_law(samples: np.ndarray) -> np.ndarray:
     """Samples in [-1, 1] as 8 bit codes; ITU-T G.711's curve, without its table."""
     curved = np.sign(samples) * np.log1p(MU * np.abs(samples)) / np.log1p(MU)
-    return np.round((curved + 1) * 127.5).astype(np.uint8)
+    codes: np.ndarray = np.round((curved + 1) * 127.5).astype(np.uint8)
+    return codes
 
 
 def decode_mu_law(codes: np.ndarray) -> np.ndarray:
     """The inverse of ``encode_mu_law``, float32."""
     curved = codes.astype(np.float32) / 127.5 - 1
-    return (np.sign(curved) * np.expm1(np.abs(curved) * np.log1p(MU)) / MU).astype(np.float32)
+    samples = np.sign(curved) * np.expm1(np.abs(curved) * np.log1p(MU)) / MU
+    decoded: np.ndarray = samples.astype(np.float32)
+    return decoded
+
+
+def resample(samples: np.ndarray, rate_hz: int, wanted_hz: int) -> np.ndarray:
+    """Bring a whole clip to another rate by cutting or extending its spectrum, float32.
+
+    The clip must begin and end in silence, or be a loop of whole seconds.
+    """
+    length = len(samples)
+    seconds = -(-length // rate_hz)
+    spectrum = np.fft.rfft(samples, seconds * rate_hz)
+    kept = min(rate_hz, wanted_hz) * seconds // 2 + 1
+    spectrum = np.pad(spectrum[:kept], (0, max(0, wanted_hz * seconds // 2 + 1 - kept)))
+    if wanted_hz < rate_hz:  # a short slope instead of a cliff, which would ring
+        slope = max(1, kept // 20)
+        spectrum[-slope:] *= np.cos(np.linspace(0, np.pi / 2, slope)) ** 2
+    whole = np.fft.irfft(spectrum, seconds * wanted_hz) * (wanted_hz / rate_hz)
+    brought: np.ndarray = whole[: -(-length * wanted_hz // rate_hz)].astype(np.float32)
+    return brought
 
 
 class SpeechBank:

@@ -51,7 +51,7 @@ def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return tile[top : top + height, left : left + width]
 
 
-def grain(rng: np.random.Generator, shape: Tuple[int, ...]) -> np.ndarray:
+def grain(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Normal noise of deviation 1, float32, cut from a pool drawn once."""
     pool = _grain_pool()
     count = int(np.prod(shape))
