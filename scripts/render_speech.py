@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mla_edge.simulator.speech import RATE_HZ, WORDS, encode_mu_law
+from mla_edge.simulator.speech import RATE_HZ, WORDS, encode_mu_law, resample
 
 ACCENTS = (
     "en-us",
@@ -63,17 +63,8 @@ def speak(word: str, voice: str, pace_wpm: int, pitch: int) -> np.ndarray:
         with wave.open(str(path)) as file:
             rate = file.getframerate()
             raw = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-    return trim(resample(raw.astype(np.float64) / 32768, rate))
-
-
-def resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Bring a whole clip to RATE_HZ by cutting its spectrum, with a short slope at the edge."""
-    samples = np.pad(samples, rate_hz // 4)  # room for what rings around both ends
-    blocks = -(-len(samples) // rate_hz)
-    spectrum = np.fft.rfft(samples, blocks * rate_hz)[: blocks * RATE_HZ // 2 + 1]
-    slope = max(1, len(spectrum) // 20)
-    spectrum[-slope:] *= np.cos(np.linspace(0, np.pi / 2, slope)) ** 2
-    return np.fft.irfft(spectrum, blocks * RATE_HZ) * (RATE_HZ / rate_hz)
+    quiet = np.pad(raw.astype(np.float64) / 32768, rate // 4)  # room for ringing at the ends
+    return trim(resample(quiet, rate, RATE_HZ))
 
 
 def trim(samples: np.ndarray) -> np.ndarray:
