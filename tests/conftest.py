@@ -1,4 +1,4 @@
-"""Where torch is absent, as on a board, the tests that need it are not collected, and that is said."""
+"""Without torch, as on a board, the tests that need it are not collected, and that is said."""
 
 import importlib.util
 
