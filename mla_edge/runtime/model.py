@@ -1,0 +1,205 @@
+"""A bundle, loaded and ready: the part of the runtime that needs no camera."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import Callable, Mapping
+
+import numpy as np
+
+from mla_edge.bundle import Bundle
+from mla_edge.engines import Engine, open_engine
+from mla_edge.errors import BundleError, ConfigError, InferenceError
+from mla_edge.profiles import load_profile
+from mla_edge.runtime.routing import (
+    ESCALATED,
+    LITE_CONFIDENT,
+    SINGLE_TIER,
+    CascadeRouter,
+    Router,
+    softmax,
+)
+from mla_edge.signals import PRESENT, Prediction, Sample, Tensors
+
+Clock = Callable[[], float]
+Preprocess = Callable[[Sample], Tensors]
+
+LOGITS = "logits"
+
+
+class FusedModel:
+    """Preprocess, infer and route. Not thread-safe: one model, one thread."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: Mapping[str, Engine],
+        router: Router,
+        preprocess: Preprocess,
+    ) -> None:
+        """Take an engine for each tier of ``bundle``; most callers want ``mla_edge.load``.
+
+        BundleError says where the engines do not fit the bundle.
+        """
+        self.bundle = bundle
+        self._tiers = bundle.tiers
+        self._engines = [engines[tier.name] for tier in bundle.tiers]
+        self._router = router
+        self._preprocess = preprocess
+        self._sources = _check_engines(bundle, self._engines)
+
+    def infer(self, sample: Sample, *, clock: Clock = time.monotonic) -> Prediction:
+        """What the model says of ``sample``, whose missing modalities are masked.
+
+        InferenceError: no modality at all, one with a wrong shape or with values that are not
+        finite (it is named), or an engine that failed.
+        """
+        start = time.perf_counter()
+        mode = "+".join(s.name for s in self.bundle.inputs if s.name in sample.signals)
+        if not sample.signals:
+            raise InferenceError(
+                "the sample has no modality, so there is nothing to infer from",
+                hint=f"give at least one of {', '.join(s.name for s in self.bundle.inputs)}",
+            )
+        tensors = dict(self._preprocess(sample))
+        answers: dict[int, Tensors] = {}
+        last = len(self._tiers) - 1
+        why = self._router.skip(mode) if last else SINGLE_TIER
+        reason = why or ESCALATED
+        for tier in range(last if why is None else 0):
+            verdict = self._router.judge(mode, self._logits(tier, tensors, answers))
+            if verdict.keep:
+                last, reason, probabilities = tier, LITE_CONFIDENT, verdict.probabilities
+                break
+        else:
+            probabilities = softmax(self._logits(last, tensors, answers))
+        best = int(probabilities.argmax())
+        times = {name: signal.time_s for name, signal in sample.signals.items()}
+        now_s = clock()
+        return Prediction(
+            label=self.bundle.labels[best],
+            confidence=float(probabilities[best]),
+            tier=self._tiers[last].name,
+            reason=reason,
+            mode=mode,
+            capture_time_s=times,
+            decision_time_s=now_s,
+            latency_ms=(time.perf_counter() - start) * 1e3,
+            age_ms=(now_s - min(times.values())) * 1e3,
+            truth=sample.truth,
+            probabilities=probabilities,
+        )
+
+    def close(self) -> None:
+        """Free the engines; safe to call twice."""
+        for engine in self._engines:
+            engine.close()
+
+    def __enter__(self) -> FusedModel:
+        """Use the model in a ``with``."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Free the engines."""
+        self.close()
+
+    def _logits(self, tier: int, tensors: Tensors, answers: dict[int, Tensors]) -> np.ndarray:
+        """Run ``tier``, after the earlier ones whose outputs it takes; [classes]."""
+        sources = self._sources[tier]
+        for source in sources.values():
+            if source is not None and source not in answers:
+                self._logits(source, tensors, answers)
+        answers[tier] = self._engines[tier].run(
+            {
+                name: tensors[name] if source is None else answers[source][name]
+                for name, source in sources.items()
+            }
+        )
+        logits: np.ndarray = answers[tier][LOGITS][0]
+        if not np.isfinite(logits).all():
+            raise InferenceError(
+                f"tier {self._tiers[tier].name!r} gave values that are not finite",
+                hint="prove the bundle: mla-edge verify",
+            )
+        return logits
+
+
+def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> FusedModel:
+    """Load the bundle in ``folder``: check its hashes and open an engine for each tier.
+
+    ``threads`` is of each engine, 0 for every core; None takes what the bundle's profile says.
+    BundleError names the file that is missing, changed, cut off or does not fit.
+    MissingDependency names the package to install.
+    """
+    from mla_edge.preprocess import Preprocessor
+
+    bundle = Bundle.read(folder)
+    bundle.check_hashes()
+    if threads is None:
+        threads = _profile_threads(bundle.profile)
+    try:
+        preprocess = Preprocessor(bundle.inputs)
+    except ConfigError as error:
+        raise BundleError(f"{folder}: {error}", hint=error.hint) from error
+    engines: dict[str, Engine] = {}
+    try:
+        for tier in bundle.tiers:
+            path = bundle.graph(tier.name, cpu=True)
+            engines[tier.name] = open_engine(path, threads=threads)
+        return FusedModel(bundle, engines, CascadeRouter(bundle.policy), preprocess)
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
+
+
+def _profile_threads(profile: str) -> int:
+    try:
+        threads = load_profile(profile).threads
+    except ConfigError:  # a profile of the exporter's that this machine does not have
+        return 0
+    # A bundle for a board may run on a machine with fewer cores.
+    return min(threads, os.cpu_count() or threads)
+
+
+def _check_engines(bundle: Bundle, engines: list[Engine]) -> list[dict[str, int | None]]:
+    """For each tier, where each input comes from: an earlier tier, or None for a sample."""
+    shapes = {spec.name: spec.shape for spec in bundle.inputs}
+    shapes[PRESENT] = (1, len(bundle.inputs))
+    made: dict[str, int | None] = dict.fromkeys(shapes)
+    plan: list[dict[str, int | None]] = []
+    for number, (tier, engine) in enumerate(zip(bundle.tiers, engines)):
+        shape_of = {spec.name: spec.shape for spec in engine.outputs}
+        problem = ""
+        for spec in engine.inputs:
+            if spec.name not in tier.inputs or spec.name not in made:
+                problem = f"its graph takes {spec.name!r}, which nothing gives"
+            elif shapes[spec.name] != spec.shape:
+                problem = (
+                    f"its graph takes {spec.name!r} as {list(spec.shape)}, "
+                    f"but it is {list(shapes[spec.name])}"
+                )
+        for name in tier.outputs:
+            if name not in shape_of:
+                problem = f"its graph does not give {name!r}"
+        if shape_of.get(LOGITS) != (1, len(bundle.labels)):
+            problem = (
+                f"its graph gives {LOGITS} {list(shape_of.get(LOGITS, ()))} "
+                f"for {len(bundle.labels)} labels"
+            )
+        if problem:
+            raise BundleError(
+                f"{bundle.folder}: tier {tier.name!r}: {problem}",
+                hint="export the bundle again: mla-edge export",
+            )
+        plan.append({spec.name: made[spec.name] for spec in engine.inputs})
+        for name in tier.outputs:
+            shapes[name], made[name] = shape_of[name], number
+    return plan

@@ -1,0 +1,120 @@
+"""One modality of the loop: its source, its newest signal, and whether it can be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Protocol
+
+from mla_edge.errors import CaptureEnded, CaptureError, CaptureTimeout
+from mla_edge.signals import Signal
+
+WAITING = "waiting"  # it has given nothing yet, and still may in time
+OK = "ok"
+STALE = "stale"
+LOST = "lost"
+ENDED = "ended"
+BACK = "back"
+
+JITTER_S = 0.002
+"""How much a stamp may be off, so that a step of 50 ms is not missed by a hair."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A change in what a modality gives: ``lost``, ``stale``, ``ended``, or ``back`` again."""
+
+    modality: str
+    what: str
+    time_s: float
+    why: str = ""
+
+
+class Source(Protocol):
+    """What cameras and microphones have in common."""
+
+    drops: int
+
+    def read(self, timeout_s: float) -> Signal:
+        """The newest signal; CaptureTimeout, CaptureEnded or another CaptureError."""
+        ...
+
+
+class Sense:
+    """Reads a source without trusting it, and tells each change of its state once."""
+
+    def __init__(
+        self,
+        modality: str,
+        source: Source,
+        *,
+        step_s: float,
+        start_s: float,
+        on_fault: Callable[[Fault], None],
+    ) -> None:
+        """Watch ``modality``; news less than ``step_s`` after the last used is not due yet."""
+        self.modality = modality
+        self.newest: Signal | None = None
+        self.state = WAITING
+        self._source = source
+        self._step_s = step_s
+        self._start_s = start_s
+        self._on_fault = on_fault
+        self._used_s = float("-inf")
+        self._failure: CaptureError | None = None
+        self._silent = False
+
+    def poll(self, timeout_s: float) -> bool:
+        """Take what the source has or gives within ``timeout_s``; whether it was news."""
+        if self.state == ENDED:
+            return False
+        try:
+            signal = self._source.read(timeout_s)
+        except CaptureTimeout:
+            return False
+        except CaptureError as error:
+            self._failure = error
+            return False
+        if self.newest is not None and signal.time_s <= self.newest.time_s:
+            return False
+        self.newest = signal
+        self._failure = None
+        self._silent = False
+        return True
+
+    def judge(self, now_s: float, max_age_s: float) -> None:
+        """Settle the state from the last poll and the age of the newest signal."""
+        age_s = now_s - (self._start_s if self.newest is None else self.newest.time_s)
+        if self._failure is not None:
+            ended = isinstance(self._failure, CaptureEnded)
+            self._turn(ENDED if ended else LOST, now_s, str(self._failure))
+        elif self._silent:
+            self._turn(STALE, now_s, "nothing came")
+        elif age_s > max_age_s:
+            self._turn(STALE, now_s, f"nothing new for {age_s * 1e3:.0f} ms")
+        elif self.newest is not None:
+            self._turn(OK, now_s, "")
+
+    def give_up(self) -> None:
+        """Call it stale, whatever its age, until there is news: it was waited for in vain."""
+        self._silent = True
+
+    @property
+    def due(self) -> bool:
+        """Whether there is enough news for a decision."""
+        if self.state != OK or self.newest is None:
+            return False
+        step_s = self.newest.time_s - self._used_s
+        return step_s > 0 and step_s >= self._step_s - JITTER_S
+
+    def use(self) -> Signal | None:
+        """The newest signal if it can be used, which is noted; None masks the modality."""
+        if self.state != OK or self.newest is None:
+            return None
+        self._used_s = self.newest.time_s
+        return self.newest
+
+    def _turn(self, state: str, now_s: float, why: str) -> None:
+        before, self.state = self.state, state
+        if state == before or (before == WAITING and state == OK):
+            return
+        self._on_fault(Fault(self.modality, BACK if state == OK else state, now_s, why))

@@ -1,0 +1,203 @@
+"""The loop: newest frame and sound in, predictions out."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Callable, Generator, Iterator, Sequence
+
+from mla_edge.errors import ConfigError
+from mla_edge.runtime.capture import Camera, Microphone
+from mla_edge.runtime.model import Clock, FusedModel
+from mla_edge.runtime.sense import ENDED, OK, WAITING, Fault, Sense, Source
+from mla_edge.signals import InputSpec, Prediction, Sample
+
+STEP_S = 0.05
+"""Without a camera, so much new sound is worth a decision; also the pause while all is lost."""
+
+
+def run(  # noqa: PLR0913 - each is a setting of the loop
+    model: FusedModel,
+    camera: Camera | None,
+    microphone: Microphone | None,
+    *,
+    rate_hz: float | None = None,
+    max_age_ms: float = 500.0,
+    duration_s: float | None = None,
+    as_fast_as_possible: bool = False,
+    clock: Clock = time.monotonic,
+    on_fault: Callable[[Fault], None] | None = None,
+) -> Generator[Prediction, None, None]:
+    """Predictions on the newest frame and the last window of sound, until the sources end.
+
+    There is one for each new frame; without a camera, for each 50 ms of new sound; with
+    ``rate_hz``, for each moment of a schedule that does not drift.
+
+    A modality that is lost, has ended, or whose newest signal is older than ``max_age_ms`` is
+    masked, and used again when it is back; the loop does not wait for it. Each change is told
+    to ``on_fault`` once. While no modality is left there are no predictions.
+
+    ``as_fast_as_possible`` is for files and simulators that were opened so: the time is then
+    that of the newest signal, and sound is read up to the moment of the frame.
+
+    Nothing is opened or closed here. ConfigError: the options do not fit, or not the model.
+    """
+    options = {"rate_hz": rate_hz, "max_age_ms": max_age_ms, "duration_s": duration_s}
+    for name, value in options.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{name} is {value}", hint="give a number above 0")
+    if rate_hz is not None and as_fast_as_possible:
+        raise ConfigError(
+            "rate_hz sets the pace of a live run, so it cannot be as fast as possible",
+            hint="leave one of the two away",
+        )
+    loop = _Loop(max_age_ms / 1e3, duration_s or math.inf, clock, on_fault or _ignore)
+    if camera is not None:
+        loop.add(find_input(model, "image"), camera, step_s=0.0)
+    if microphone is not None:
+        loop.add(find_input(model, "audio"), microphone, step_s=STEP_S)
+    if not loop.senses:
+        raise ConfigError("no camera and no microphone", hint="give at least one of them")
+    if as_fast_as_possible:
+        return _predict(model, loop.senses, loop.ticks_of_files(), loop.newest_s)
+    if rate_hz is not None:
+        return _predict(model, loop.senses, loop.ticks_at(rate_hz), clock)
+    return _predict(model, loop.senses, loop.ticks_of_news(), clock)
+
+
+def find_input(model: FusedModel, kind: str) -> InputSpec:
+    """The input of ``model`` that a camera (``image``) or a microphone (``audio``) senses."""
+    for spec in model.bundle.inputs:
+        if spec.kind == kind:
+            return spec
+    source = "camera" if kind == "image" else "microphone"
+    raise ConfigError(
+        f"{model.bundle.name} has no {kind} input, so it cannot use a {source}",
+        hint=f"run it without a {source}",
+    )
+
+
+def _predict(
+    model: FusedModel, senses: Sequence[Sense], ticks: Iterator[None], clock: Clock
+) -> Generator[Prediction, None, None]:
+    for _ in ticks:
+        signals = {sense.modality: sense.use() for sense in senses}
+        usable = {name: signal for name, signal in signals.items() if signal is not None}
+        if usable:
+            yield model.infer(Sample(usable), clock=clock)
+
+
+class _Loop:
+    """The senses, and the ways to wait for the next tick; each ends when the run is over."""
+
+    def __init__(
+        self,
+        max_age_s: float,
+        duration_s: float,
+        clock: Clock,
+        on_fault: Callable[[Fault], None],
+    ) -> None:
+        self.senses: list[Sense] = []  # the camera first: it leads while it is well
+        self._max_age_s = max_age_s
+        self._duration_s = duration_s
+        self._clock = clock
+        self._on_fault = on_fault
+        self._start_s = clock()
+
+    def add(self, spec: InputSpec, source: Source, *, step_s: float) -> None:
+        """Watch ``spec`` through ``source``."""
+        self.senses.append(
+            Sense(
+                spec.name,
+                source,
+                step_s=step_s,
+                start_s=self._start_s,
+                on_fault=self._on_fault,
+            )
+        )
+
+    def newest_s(self) -> float:
+        """The time of files: that of the newest signal."""
+        times = [sense.newest.time_s for sense in self.senses if sense.newest is not None]
+        return max(times, default=self._start_s)
+
+    def ticks_of_news(self) -> Iterator[None]:
+        """A tick whenever the leading modality has news."""
+        end_s = self._start_s + self._duration_s
+        while True:
+            left_s = end_s - self._clock()
+            if left_s <= 0 or self._ended():
+                return
+            leader = self._leader()
+            if leader is None:
+                time.sleep(min(STEP_S, left_s))
+            else:
+                leader.poll(min(STEP_S, left_s))
+            for sense in self.senses:
+                if sense is not leader:
+                    sense.poll(0.0)
+            self._judge(self._clock())
+            leader = self._leader()
+            if leader is not None and leader.due:
+                yield
+
+    def ticks_at(self, rate_hz: float) -> Iterator[None]:
+        """A tick at each moment of the schedule; one that was missed is left out."""
+        end_s = self._start_s + self._duration_s
+        number = 0
+        while True:
+            due_s = self._start_s + number / rate_hz
+            wait_s = min(due_s, end_s) - self._clock()
+            if wait_s > 0:
+                time.sleep(wait_s)
+            if due_s >= end_s or self._ended():
+                return
+            for sense in self.senses:
+                sense.poll(0.0)
+            self._judge(self._clock())
+            yield
+            passed = math.ceil((self._clock() - self._start_s) * rate_hz)
+            number = max(number + 1, passed)
+
+    def ticks_of_files(self) -> Iterator[None]:
+        """A tick for each signal of the leading modality, the others read up to its moment."""
+        first_s = None
+        while not self._ended():
+            leader = self._leader()
+            if leader is None:
+                time.sleep(STEP_S)
+                for sense in self.senses:
+                    sense.poll(0.0)
+            elif not leader.poll(self._max_age_s):
+                leader.give_up()
+            for sense in self.senses:
+                if sense is not leader:
+                    self._catch_up(sense, self.newest_s())
+            now_s = self.newest_s()
+            first_s = now_s if first_s is None else first_s
+            if now_s - first_s >= self._duration_s:
+                return
+            self._judge(now_s)
+            leader = self._leader()
+            if leader is not None and leader.due:
+                yield
+
+    def _catch_up(self, sense: Sense, moment_s: float) -> None:
+        while sense.newest is None or sense.newest.time_s < moment_s:
+            if not sense.poll(self._max_age_s):
+                sense.give_up()
+                return
+
+    def _leader(self) -> Sense | None:
+        return next((sense for sense in self.senses if sense.state in (WAITING, OK)), None)
+
+    def _ended(self) -> bool:
+        return all(sense.state == ENDED for sense in self.senses)
+
+    def _judge(self, now_s: float) -> None:
+        for sense in self.senses:
+            sense.judge(now_s, self._max_age_s)
+
+
+def _ignore(fault: Fault) -> None:
+    """Nobody wants to know."""
