@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import json
 import re
 import tempfile
@@ -24,7 +23,7 @@ try:
     import onnx
     import onnxslim
     import torch
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 except ImportError as error:
     raise MissingDependency(
         f"{error.name} is not installed, and exporting needs torch, onnx and onnxslim",
@@ -38,6 +37,7 @@ OPSETS = range(14, 21)  # what torch's exporter for exact opsets knows
 KEEP_FLOAT32 = "mla_edge.keep_float32"  # metadata: the scopes that stay in float32
 LAYER_NORMALIZATION = 17  # the opset that has it; below, it is spelled out in small operators
 MIN_COSINE, MIN_COSINE_HALF = 0.9999, 0.99  # graph against network, on made-up inputs
+NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm)
 # What a network's own forward may raise; anything else is a bug of ours.
 FORWARD_ERRORS = (
     RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
@@ -120,7 +120,7 @@ def kept_nodes(model: Any) -> list[str]:
 
 
 def example_inputs(network: Network, tier: TierNetwork, count: int) -> list[Tensors]:
-    """Inputs of ``tier`` to trace and compare with: seeded; after the first, one modality less."""
+    """Seeded inputs of ``tier`` to trace with; after the first, with one modality less."""
     random = np.random.default_rng(0)
     readings = None
     examples: list[Tensors] = []
@@ -227,7 +227,7 @@ def _trace_scopes(
 
 
 def _scope(path: str) -> str:
-    """The exporter's name for a module: its last name, and the numbers of the lists it is in."""
+    """The exporter's name of a module: its last name with the numbers of its lists."""
     parts = path.split(".")
     start = len(parts) - 1
     while start > 0 and parts[start].isdigit():
@@ -236,7 +236,7 @@ def _scope(path: str) -> str:
 
 
 def _halve(module: torch.nn.Module, opset: int, untouched: set[int]) -> None:
-    """Make ``module`` compute in float16, with casts at its ends and around what stays float32."""
+    """Make ``module`` compute in float16: casts at its ends and around what stays float32."""
     module.half()
 
     def to(dtype: torch.dtype, value: Any) -> Any:
@@ -254,12 +254,8 @@ def _halve(module: torch.nn.Module, opset: int, untouched: set[int]) -> None:
         return to(torch.float16, output)
 
     for part in module.modules():
-        spelled_out = isinstance(
-            part, (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm)
-        )
-        if getattr(part, "keep_float32", False) or (
-            spelled_out and opset < LAYER_NORMALIZATION
-        ):
+        spelled_out = opset < LAYER_NORMALIZATION and isinstance(part, NORMS)
+        if spelled_out or getattr(part, "keep_float32", False):
             part.float()
             part.register_forward_pre_hook(widen, with_kwargs=True)
             part.register_forward_hook(narrow)
@@ -279,40 +275,42 @@ def _halve(module: torch.nn.Module, opset: int, untouched: set[int]) -> None:
 
 @contextlib.contextmanager
 def _exporter_warnings() -> Iterator[list[warnings.WarningMessage]]:
-    """Collect what torch says while it traces: its exact-opset exporter calls itself deprecated,
-    and it warns of every constant it makes of a shape; `_check_outputs` is the real test."""
+    """Keep what torch says while it traces: that its exporter for exact opsets is deprecated,
+    and every shape it takes as a constant; `_check_outputs` is the real test.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
 
 
 def _export(module: torch.nn.Module, tier: TierNetwork, example: Tensors, opset: int) -> Any:
-    file = io.BytesIO()
+    inputs = tuple(torch.from_numpy(example[name]) for name in tier.tier.inputs)
     try:
-        with torch.no_grad(), _exporter_warnings():
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _exporter_warnings():
+            path = Path(folder) / "graph.onnx"
             torch.onnx.export(
                 module,
-                tuple(torch.from_numpy(example[name]) for name in tier.tier.inputs),
-                file,
+                inputs,
+                path,
                 dynamo=False,
                 opset_version=opset,
                 input_names=list(tier.tier.inputs),
                 output_names=list(tier.tier.outputs),
             )
+            return onnx.load(str(path))
     except FORWARD_ERRORS as error:
         text = str(error).strip().split("\n")[0]
         operator = re.search(r"\b\w+::\w+", str(error))
         what = f"torch operator {operator.group()}: " if operator else ""
         raise ExportError(
             f"to_onnx: tier {tier.tier.name!r} at opset {opset}: {what}{text}",
-            hint="write that part of the network with operators ONNX has, or take a board with a "
-            "newer opset; a module with `keep_float32 = True` is left out of float16",
+            hint="write that part of the network with operators that ONNX has; a module with "
+            "`keep_float32 = True` is left out of float16",
         ) from error
-    return onnx.load_from_string(file.getvalue())
 
 
 def _tidy(model: Any, tier: TierNetwork, example: Tensors) -> Any:
-    """Fold constants, drop what does nothing, and give every input and shape its place again."""
+    """Fold constants, drop what does nothing, put every input in its place again."""
     model = onnxslim.slim(model)
     graph = model.graph
     there = {value.name: value for value in graph.input}

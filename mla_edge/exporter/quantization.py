@@ -1,0 +1,376 @@
+"""INT8 for a float graph: ranges from samples, then a graph for TensorRT and one for a CPU.
+
+Both come from the same float graph and the same ranges. TensorRT takes signed, symmetric INT8
+with float biases; ONNX Runtime is fast on unsigned activations with a zero point, and on a
+symmetric graph slower than in float.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from mla_edge.bundle import write_atomically
+from mla_edge.engines.ort import OnnxRuntimeEngine
+from mla_edge.errors import ConfigError, ExportError, MissingDependency
+from mla_edge.exporter.onnx_graph import OnnxGraph, kept_nodes, load_model, read_graph
+from mla_edge.exporter.ranges import METHODS, Histogram, Ranges
+from mla_edge.signals import PRESENT, Tensors, TensorSpec
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as error:
+    raise MissingDependency(
+        "onnx is not installed, and quantizing needs it", hint="pip install 'mla-edge[export]'"
+    ) from error
+
+MIN_SAMPLES = 32
+STYLES = ("tensorrt", "cpu")
+ACTIVATIONS = ("Relu", "Clip")  # what both engines fuse into the operator before
+
+
+@dataclass
+class Layer:
+    """A Conv, Gemm or MatMul with constant weights, and the tensors around it."""
+
+    node: Any
+    source: str
+    weight: Any
+    axis: int  # of the weight's output channels
+    out: str  # after its activation, if one follows it alone
+    add: Any = None  # the Add that a Conv feeds alone
+    beside: str = ""  # what that Add adds
+    total: str = ""  # after the Add and its activation
+    places: dict[str, str] = field(default_factory=dict)  # place -> tensor
+
+    def __post_init__(self) -> None:
+        """Name the places."""
+        tensors = {"in": self.source, "out": self.out, "beside": self.beside, "sum": self.total}
+        self.places = {
+            f"{self.node.name}:{k}": tensor for k, tensor in tensors.items() if tensor
+        }
+
+
+def check_samples(samples: Sequence[Tensors], inputs: Sequence[TensorSpec]) -> None:
+    """Refuse samples that no good ranges can come from, by the name of the input.
+
+    ConfigError for fewer than 32, ExportError for a missing input, a wrong dtype or shape, NaN
+    or infinity, and for an input that is the same in all of them.
+    """
+    if len(samples) < MIN_SAMPLES:
+        raise ConfigError(
+            f"calibrate: {len(samples)} samples are too few",
+            hint=f"give at least {MIN_SAMPLES}; 128 to 512 are usual",
+        )
+    for spec in inputs:
+        for number, sample in enumerate(samples):
+            value = sample.get(spec.name)
+            what = "is missing" if value is None else _fault(value, spec)
+            if what:
+                raise ExportError(
+                    f"calibrate: input {spec.name!r} of sample {number} {what}",
+                    hint="samples must come out of the same preprocessing as at run time",
+                )
+        first = samples[0][spec.name]
+        # A mask of ones is no fault: all modalities were there.
+        same = all(np.array_equal(sample[spec.name], first) for sample in samples)
+        if same and spec.name != PRESENT:
+            raise ExportError(
+                f"calibrate: input {spec.name!r} is the same in all {len(samples)} samples",
+                hint="calibrate on recorded or simulated samples, never on made-up ones",
+            )
+
+
+def _fault(value: np.ndarray, spec: TensorSpec) -> str:
+    if value.dtype != np.dtype(spec.dtype) or value.shape != spec.shape:
+        expected = f"expected {spec.dtype} {list(spec.shape)}"
+        return f"is {value.dtype} {list(value.shape)}; {expected}"
+    return "" if np.isfinite(value).all() else "has NaN or infinity"
+
+
+def calibrate(graph: Path, samples: Sequence[Tensors], *, method: str = "mse") -> Ranges:
+    """Run the float graph on ``samples`` and choose the range of every tensor worth one.
+
+    ``mse`` (the default: least squared error of the rounded tensor), ``percentile`` (99.99) or
+    ``minmax``. One histogram a tensor is kept, and never the tensors themselves.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"calibration method {method!r}", hint=f"one of {', '.join(METHODS)}")
+    check_samples(samples, read_graph(graph).inputs)
+    model = load_model(graph)
+    layers = find_layers(model)
+    tensors = sorted({tensor for layer in layers for tensor in layer.places.values()})
+    histograms = {tensor: Histogram() for tensor in tensors}
+    for values in run_with(model, tensors, samples):
+        for tensor, histogram in histograms.items():
+            if not np.isfinite(values[tensor]).all():
+                raise ExportError(
+                    f"calibrate: {tensor!r} in {graph.name} is NaN or infinite",
+                    hint="the float network overflows on these samples: mend it first",
+                )
+            histogram.add(values[tensor])
+    ranges = {tensor: histogram.range(method) for tensor, histogram in histograms.items()}
+    places = {place: ranges[t] for layer in layers for place, t in layer.places.items()}
+    return Ranges(structure_of(layers), method, len(samples), places)
+
+
+def run_with(
+    model: Any, tensors: Sequence[str], samples: Sequence[Tensors], *, optimise: bool = True
+) -> Iterator[Tensors]:
+    """Run ``model`` on each sample, giving inner ``tensors`` as well as its outputs."""
+    wider = onnx.ModelProto()
+    wider.CopyFrom(model)
+    there = {value.name: value for value in (*model.graph.value_info, *model.graph.input)}
+    outputs = {value.name for value in model.graph.output}
+    wider.graph.output.extend(there[name] for name in tensors if name not in outputs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        path.write_bytes(wider.SerializeToString())
+        engine = OnnxRuntimeEngine(path, optimise=optimise)
+    names = [spec.name for spec in engine.inputs]
+    for sample in samples:
+        yield engine.run({name: sample[name] for name in names})
+    engine.close()
+
+
+def find_layers(model: Any, keep_float: Sequence[str] = ()) -> list[Layer]:
+    """The layers to quantize: constant weights, not in a module marked keep_float32, and not
+    in ``keep_float``; ConfigError for a name there that no node has."""
+    graph = model.graph
+    names = {node.name for node in graph.node}
+    for name in keep_float:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3, 0.3)
+            raise ConfigError(
+                f"quantize: no node is called {name!r}", hint=f"nearest: {', '.join(near)}"
+            )
+    kept = {*kept_nodes(model), *keep_float}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for tensor in node.input:
+            users.setdefault(tensor, []).append(node)
+
+    def follow(tensor: str, kinds: Sequence[str]) -> Any:
+        """The one node that takes ``tensor``, if it is of these kinds."""
+        takers = users.get(tensor, [])
+        alone = len(takers) == 1 and tensor not in outputs
+        return takers[0] if alone and takers[0].op_type in kinds else None
+
+    def activated(tensor: str) -> str:
+        after = follow(tensor, ACTIVATIONS)
+        return after.output[0] if after else tensor
+
+    layers = []
+    for node in graph.node:
+        axis = _channel_axis(node, constants)
+        if axis is None or node.name in kept or node.input[0] in constants:
+            continue
+        weight = constants[node.input[1]]
+        layer = Layer(node, node.input[0], weight, axis, activated(node.output[0]))
+        add = follow(node.output[0], ("Add",)) if node.op_type == "Conv" else None
+        if add and not set(add.input) & set(constants):
+            beside = next((t for t in add.input if t != node.output[0]), node.output[0])
+            total = activated(add.output[0])
+            layer = Layer(node, node.input[0], weight, axis, node.output[0], add, beside, total)
+        layers.append(layer)
+    return layers
+
+
+def _channel_axis(node: Any, constants: Mapping[str, Any]) -> int | None:
+    """The axis of the output channels in a layer's weights; None if it has no such weights."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
+        return None
+    weight = constants[node.input[1]]
+    if weight.data_type != TensorProto.FLOAT:
+        return None
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Conv":
+        return 0
+    if len(weight.dims) != 2 or attributes.get("transA") or attributes.get("alpha", 1) != 1:
+        return None
+    return 0 if attributes.get("transB") else 1
+
+
+def structure_of(layers: Sequence[Layer]) -> str:
+    """A sha256 over the layers' names, kinds and weights' shapes, but not the weights."""
+    rows = [
+        (layer.node.name, layer.node.op_type, list(layer.weight.dims), sorted(layer.places))
+        for layer in layers
+    ]
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def quantize(
+    graph: Path,
+    out: Path,
+    ranges: Ranges,
+    *,
+    style: str,
+    keep_float: Sequence[str] = (),
+    int8_weights: bool = False,
+) -> OnnxGraph:
+    """Write the INT8 form of the float ``graph`` to ``out``.
+
+    ``tensorrt``: signed, zero point 0, float biases, and also the other branch of an Add that
+    fuses into a Conv. Its weights stay float with a Q/DQ pair, because TensorRT before 10
+    refuses INT8 constants; ``int8_weights`` stores them as INT8, a quarter of the size.
+    ``cpu``: unsigned activations with a zero point, signed weights, quantized biases, and Conv
+    outputs too. ``keep_float`` names layers that stay float. ExportError if ``ranges`` were
+    made for another graph.
+    """
+    if style not in STYLES:
+        raise ConfigError(f"quantization style {style!r}", hint=f"one of {', '.join(STYLES)}")
+    model = load_model(graph)
+    if structure_of(find_layers(model)) != ranges.structure:
+        raise ExportError(
+            f"quantize: the ranges were made for another graph than {graph.name}",
+            hint="calibrate again with this network",
+        )
+    layers = find_layers(model, keep_float)
+    rewriter = _Rewriter(model, ranges, style == "cpu", int8_weights or style == "cpu")
+    rewriter.rewrite(layers)
+    del model.graph.value_info[:]
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(model, full_check=True)
+    write_atomically(out, model.SerializeToString(deterministic=True))
+    return read_graph(out)
+
+
+class _Rewriter:
+    """Puts QuantizeLinear and DequantizeLinear around layers."""
+
+    def __init__(self, model: Any, ranges: Ranges, cpu: bool, int8_weights: bool) -> None:
+        self.graph, self.ranges = model.graph, ranges
+        self.cpu, self.int8_weights = cpu, int8_weights
+        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.after: dict[str, list[Any]] = {}  # tensor -> nodes to put behind its producer
+        self.scales: dict[str, float] = {}  # dequantized tensor -> its scale
+
+    def rewrite(self, layers: Sequence[Layer]) -> None:
+        outputs = {value.name for value in self.graph.output}
+        sources = {layer.source for layer in layers}
+        for layer in layers:
+            place = layer.node.name
+            layer.node.input[0] = self._dequantized(layer.source, f"{place}:in")
+            self._weights(layer)
+            if layer.add is not None and (layer.total in sources or self.cpu):
+                self._replace([layer.add], layer.beside, f"{place}:beside")
+                if self.cpu and layer.total not in outputs:
+                    self._replace(self.graph.node, layer.total, f"{place}:sum")
+            if self.cpu and layer.node.op_type == "Conv" and layer.out not in outputs:
+                self._replace(self.graph.node, layer.out, f"{place}:out")
+        self._arrange()
+
+    def _replace(self, nodes: Sequence[Any], tensor: str, place: str) -> None:
+        """Let ``nodes`` read the dequantized form of ``tensor``."""
+        dequantized = self._dequantized(tensor, place)
+        for node in nodes:
+            for i, name in enumerate(node.input):
+                if name == tensor:
+                    node.input[i] = dequantized
+
+    def _dequantized(self, tensor: str, place: str) -> str:
+        if tensor in self.scales:
+            return tensor  # it is the dequantized form of another
+        found = self.ranges.places[place]
+        if self.cpu:
+            scale = (found.high - found.low) / 255 or 1.0
+            zero = np.array(np.clip(round(-found.low / scale), 0, 255), np.uint8)
+        else:
+            scale, zero = found.amplitude / 127 or 1.0, np.array(0, np.int8)
+        name = f"{tensor}/dequantized"
+        if name not in self.scales:
+            self.scales[name] = scale
+            self._pair(tensor, tensor, np.float32(scale), zero)
+        return name
+
+    def _pair(self, tensor: str, name: str, scale: Any, zero: np.ndarray, **axis: Any) -> None:
+        """tensor -> QuantizeLinear -> DequantizeLinear -> name/dequantized."""
+        scales = self._constant(f"{name}/scale", np.asarray(scale, np.float32))
+        zeros = self._constant(f"{name}/zero", zero)
+        q, dq = f"{name}/quantized", f"{name}/dequantized"
+        self.after.setdefault(tensor, []).extend((
+            helper.make_node("QuantizeLinear", [tensor, scales, zeros], [q], q, **axis),
+            helper.make_node("DequantizeLinear", [q, scales, zeros], [dq], dq, **axis),
+        ))  # fmt: skip
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def _weights(self, layer: Layer) -> None:
+        name, axis = layer.node.input[1], layer.axis
+        values = numpy_helper.to_array(layer.weight)
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        largest = np.abs(values).max(axis=others)
+        scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+        bias = layer.node.input[2] if len(layer.node.input) > 2 else ""
+        if self.cpu and bias in self.constants:
+            scale = self._bias(layer, bias, scale)
+            name = f"{layer.node.name}/weight"  # its scale may depend on this layer's bias
+        zero = np.zeros(len(scale), np.int8)
+        dq = f"{name}/dequantized"
+        if not self.int8_weights:
+            if dq not in self.scales:
+                self._pair(layer.node.input[1], name, scale, zero, axis=axis)
+        elif dq not in self.scales:
+            shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+            whole = np.clip(np.rint(values / scale.reshape(shape)), -127, 127).astype(np.int8)
+            inputs = [
+                self._constant(f"{name}/quantized", whole),
+                self._constant(f"{name}/scale", scale),
+                self._constant(f"{name}/zero", zero),
+            ]
+            node = helper.make_node("DequantizeLinear", inputs, [dq], dq, axis=axis)
+            self.after.setdefault("", []).append(node)
+        self.scales[dq] = 0.0
+        layer.node.input[1] = dq
+
+    def _bias(self, layer: Layer, bias: str, scale: np.ndarray) -> np.ndarray:
+        """Make the bias INT32 in steps of input scale x weight scale; gives the weight scale,
+        wider where the bias would not fit."""
+        values = numpy_helper.to_array(self.constants[bias]).ravel().astype(np.float64)
+        values = np.broadcast_to(values, (len(scale),))
+        source = self.scales[layer.node.input[0]]
+        scale = np.maximum(scale, (np.abs(values) / source / 2**30).astype(np.float32))
+        steps = (scale * np.float32(source)).astype(np.float32)
+        name = f"{layer.node.name}/bias"
+        inputs = [
+            self._constant(f"{name}/quantized", np.rint(values / steps).astype(np.int32)),
+            self._constant(f"{name}/scale", steps),
+            self._constant(f"{name}/zero", np.zeros(len(scale), np.int32)),
+        ]
+        dq = f"{name}/dequantized"
+        self.after.setdefault("", []).append(
+            helper.make_node("DequantizeLinear", inputs, [dq], dq, axis=0)
+        )
+        layer.node.input[2] = dq
+        return scale
+
+    def _arrange(self) -> None:
+        """Put the new nodes behind what they read, and drop constants nobody reads."""
+        nodes = list(self.after.pop("", []))
+        for name in [*self.constants, *(value.name for value in self.graph.input)]:
+            nodes.extend(self.after.get(name, []))
+        for node in self.graph.node:
+            nodes.append(node)
+            for tensor in node.output:
+                nodes.extend(self.after.get(tensor, []))
+        used = {tensor for node in nodes for tensor in node.input}
+        kept = [tensor for name, tensor in self.constants.items() if name in used]
+        kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del self.graph.node[:], self.graph.initializer[:]
+        self.graph.node.extend(nodes)
+        self.graph.initializer.extend(kept)

@@ -1,0 +1,118 @@
+"""What range of values a tensor is given in INT8, chosen from what was seen in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Mapping
+
+import numpy as np
+
+from mla_edge.errors import ConfigError
+
+METHODS = ("mse", "percentile", "minmax")
+BINS = 8192
+PERCENTILE = 99.99
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one tensor holds: its ends for a zero point, its size for a symmetric scale."""
+
+    low: float
+    high: float
+    amplitude: float
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Ranges by place (``node:in``, ``node:out``, …) in every graph of this structure."""
+
+    structure: str  # sha256 over the weighted nodes: the same at every opset
+    method: str
+    samples: int
+    places: Mapping[str, Range]
+
+    def to_json(self) -> dict[str, Any]:
+        """The ranges in JSON's own types, to keep beside a network."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Ranges:
+        """What `to_json` gave; ConfigError if it is something else."""
+        try:
+            places = {
+                place: Range(float(v["low"]), float(v["high"]), float(v["amplitude"]))
+                for place, v in values["places"].items()
+            }
+            return cls(
+                str(values["structure"]), str(values["method"]), int(values["samples"]), places
+            )
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"not a calibration cache: {type(error).__name__}: {error}",
+                hint="calibrate again",
+            ) from error
+
+
+class Histogram:
+    """Counts of what one tensor held, in bins that widen by doubling; zeros are left out,
+    as every quantization has them exactly."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self.low = self.high = self.reach = 0.0
+        self.counts = np.zeros(BINS)
+
+    def add(self, values: np.ndarray) -> None:
+        """Count the values of one sample."""
+        values = values[values != 0]
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        largest = max(-low, high)
+        if not self.reach:
+            self.reach = 2.0 ** np.ceil(np.log2(largest))
+        while largest > self.reach:
+            inner = self.counts.reshape(-1, 2).sum(1)
+            self.counts[:] = 0
+            self.counts[BINS // 4 : -BINS // 4] = inner
+            self.reach *= 2
+        where = ((values + self.reach) * (BINS / 2 / self.reach)).astype(np.int32)
+        self.counts += np.bincount(np.minimum(where, BINS - 1).ravel(), minlength=BINS)
+
+    def range(self, method: str) -> Range:
+        """The ends to clip at."""
+        if method == "minmax" or not self.reach:
+            return Range(self.low, self.high, max(-self.low, self.high))
+        centers = (np.arange(BINS) + 0.5) * (2 * self.reach / BINS) - self.reach
+        if method == "percentile":
+            share = np.cumsum(self.counts) / self.counts.sum()
+            tail = (100 - PERCENTILE) / 100
+            low = min(0.0, float(centers[np.searchsorted(share, tail)]))
+            high = max(0.0, float(centers[min(np.searchsorted(share, 1 - tail), BINS - 1)]))
+            low, high = max(low, self.low), min(high, self.high)
+            return Range(low, high, max(-low, high))
+        shares = np.linspace(0.1, 1.0, 91)
+        below = self._clipping(-centers[::-1], self.counts[::-1], -self.low * shares)
+        above = self._clipping(centers, self.counts, self.high * shares)
+        count = self.counts.sum()
+        # rounding noise of a step is step²/12 (uniform within the step)
+        width = -self.low * shares[:, None] + self.high * shares
+        error = count * (width / 255) ** 2 / 12 + below[:, None] + above
+        i, j = divmod(int(error.argmin()), len(shares))
+        ends = max(-self.low, self.high) * shares
+        symmetric = count * (ends / 127) ** 2 / 12
+        symmetric += self._clipping(-centers[::-1], self.counts[::-1], ends)
+        symmetric += self._clipping(centers, self.counts, ends)
+        return Range(
+            self.low * shares[i], self.high * shares[j], float(ends[symmetric.argmin()])
+        )
+
+    @staticmethod
+    def _clipping(centers: np.ndarray, counts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """The squared error of cutting off what lies above each of ``ends``."""
+        moments = [np.cumsum((counts * centers**k)[::-1])[::-1] for k in range(3)]
+        first = np.searchsorted(centers, ends)
+        zero, one, two = (np.append(moment, 0.0)[first] for moment in moments)
+        return np.asarray(np.maximum(two - 2 * ends * one + ends**2 * zero, 0.0))
