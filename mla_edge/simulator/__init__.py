@@ -1,1 +1,1 @@
-"""The simulator: digits drawn on moving cards and spoken, with known truth; needs numpy only."""
+"""The simulator: digits on moving cards, spoken too, with known truth; needs numpy only."""

@@ -7,7 +7,7 @@ Styles below ``len(FONTS)`` are fonts; ``HAND + writer`` is a handwriting.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple
 
 import numpy as np
 
@@ -70,9 +70,9 @@ def glyph(digit: int, style: int, rng: np.random.Generator) -> np.ndarray:
         return _write(digit, style - HAND, rng)
     font = FONTS[style]
     weight = font.weight * rng.uniform(0.85, 1.15)
-    strokes = [stroke.copy() for stroke in _skeleton(font.skeleton)[digit]]
+    strokes = _skeleton(font.skeleton)[digit]
     if font.serif:
-        strokes += _serifs(digit, font.serif)
+        strokes = strokes + _serifs(digit, font.serif)
     narrow = 1.0 if font.skeleton != "plain" or digit != 1 else 0.85
     return _print(strokes, font, weight, font.aspect * narrow * rng.uniform(0.92, 1.08))
 
@@ -123,12 +123,14 @@ def _path(*parts: object) -> Stroke:
     return np.concatenate(points)
 
 
-def _curve(start: tuple[float, float], bend: tuple[float, float], end: object) -> Stroke:
+def _curve(
+    start: tuple[float, float], bend: tuple[float, float], end: tuple[float, float]
+) -> Stroke:
     """A quadratic Bézier curve."""
     t = np.linspace(0, 1, 10, dtype=np.float32)[:, None]
-    corners = (np.asarray(corner, np.float32) for corner in (start, bend, end))
-    a, b, c = corners
-    return (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c
+    a, b, c = (np.asarray(corner, np.float32) for corner in (start, bend, end))
+    points: Stroke = (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c
+    return points
 
 
 def _turned(strokes: list[Stroke]) -> list[Stroke]:
@@ -163,7 +165,10 @@ def _skeleton(name: str) -> Skeletons:
     }
     if name == "round":
         six = [
-            _path(_curve((0.72, 0), (0.05, 0.2), (0.02, 0.66)), *_loop(0.5, 0.67, 0.48, 0.33))
+            _path(
+                _curve((0.72, 0), (0.05, 0.2), (0.02, 0.66)),
+                _arc(0.5, 0.67, 0.48, 0.33, (180, 540)),
+            )
         ]
         plain[1] = [_path((0.3, 0.12), (0.58, 0), (0.58, 1))]
         plain[4] = [_path((0.42, 0), (0.02, 0.66), (1, 0.66)), _path((0.74, 0.36), (0.74, 1))]
@@ -171,10 +176,6 @@ def _skeleton(name: str) -> Skeletons:
         plain[7] = [_path((0.02, 0), (0.95, 0), _curve((0.95, 0.02), (0.45, 0.45), (0.36, 1)))]
         plain[9] = _turned(six)
     return plain
-
-
-def _loop(x: float, y: float, rx: float, ry: float) -> list[Stroke]:
-    return [_arc(x, y, rx, ry, (180, 540))]
 
 
 def _segments() -> Skeletons:
@@ -188,8 +189,11 @@ def _segments() -> Skeletons:
         "f": ((0, 0.06), (0, 0.44)),
         "g": ((0.1, 0.5), (0.9, 0.5)),
     }
-    lit = "abcdef bc abged abgcd fgbc afgcd afgedc abc abcdefg abcdfg".split()
-    return {digit: [_path(*bars[bar]) for bar in lit[digit]] for digit in range(10)}
+    lit = "abcdef bc abged abgcd fgbc afgcd afgedc abc abcdefg abcdfg"
+    return {
+        digit: [_path(*bars[bar]) for bar in names]
+        for digit, names in enumerate(lit.split(" "))
+    }
 
 
 def _dots() -> Skeletons:
@@ -226,44 +230,43 @@ def _serifs(digit: int, length: float) -> list[Stroke]:
     return bars
 
 
+@lru_cache(maxsize=1)
+def _hand_shapes() -> dict[int, tuple[float, list[Stroke]]]:
+    """By digit: how many of the writers give it another shape, and which."""
+    turn = np.linspace(0, 2 * np.pi, 36)
+    bulge = 0.42 - 0.07 * np.cos(turn)
+    eight = np.stack([0.5 + bulge * np.sin(2 * turn), 0.5 - 0.5 * np.cos(turn)], 1)
+    looped_two = _path(
+        _arc(0.5, 0.28, 0.44, 0.28, (190, 400)),
+        _curve((0.8, 0.5), (0.45, 0.85), (0.12, 0.98)),
+        _curve((0.1, 0.84), (0.4, 0.72), (0.6, 0.95)),
+        (1, 0.96),
+    )
+    five = _path((0.2, 0.02), (0.16, 0.44), _arc(0.46, 0.68, 0.48, 0.32, (230, 515)))
+    bent = _curve((0.62, 0), (0.1, 0.25), (0.05, 0.7))
+    leg = _path((0.92, 0.06), (0.9, 0.4), (0.8, 1))
+    return {
+        0: (0.4, [_arc(0.5, 0.5, 0.5, 0.5, (-110, 265))]),  # not quite closed
+        1: (0.45, [_path((0.5, 0), (0.5, 1))]),
+        2: (0.4, [looped_two]),
+        4: (0.6, [_path((0.12, 0), (0.05, 0.56), (1, 0.56)), _path((0.74, 0.05), (0.68, 1))]),
+        5: (0.4, [five, _path((0.2, 0.02), (0.95, 0))]),
+        6: (0.4, [_path(bent, _arc(0.48, 0.72, 0.43, 0.27, (180, 540)))]),
+        7: (0.4, [_path((0, 0.05), (0.95, 0), (0.4, 1)), _path((0.3, 0.5), (0.92, 0.48))]),
+        8: (0.5, [eight.astype(np.float32)]),  # in one go
+        9: (0.5, [_arc(0.48, 0.28, 0.44, 0.28, (-30, 330)), leg]),
+    }
+
+
 def _hand_skeleton(digit: int, habit: np.random.Generator) -> list[Stroke]:
     """The shape one writer gives a digit."""
     shape = habit.random()
-    if digit == 1 and shape < 0.45:
-        return [_path((0.5, 0), (0.5, 1))]
+    share, strokes = _hand_shapes().get(digit, (0.0, []))
+    if shape < share:
+        return strokes
     if digit == 1 and shape > 0.85:
         return [_path((0.2, 0.2), (0.55, 0), (0.55, 1)), _path((0.15, 1), (0.95, 1))]
-    if digit == 2 and shape < 0.4:  # with a loop at the bottom
-        return [
-            _path(
-                _arc(0.5, 0.28, 0.44, 0.28, (190, 400)),
-                _curve((0.8, 0.5), (0.45, 0.85), (0.12, 0.98)),
-                _curve((0.1, 0.84), (0.4, 0.72), (0.6, 0.95)),
-                (1, 0.96),
-            )
-        ]
-    if digit == 4 and shape < 0.6:  # open at the top
-        return [_path((0.12, 0), (0.05, 0.56), (1, 0.56)), _path((0.74, 0.05), (0.68, 1))]
-    if digit == 7 and shape < 0.4:
-        return [_path((0, 0.05), (0.95, 0), (0.4, 1)), _path((0.3, 0.5), (0.92, 0.48))]
-    if digit == 8 and shape < 0.5:  # in one go
-        t = np.linspace(0, 2 * np.pi, 36)
-        bulge = 0.42 - 0.07 * np.cos(t)
-        return [
-            np.stack([0.5 + bulge * np.sin(2 * t), 0.5 - 0.5 * np.cos(t)], 1).astype(np.float32)
-        ]
-    if digit == 9 and shape < 0.5:
-        leg = _path((0.92, 0.06), (0.9, 0.4), (0.8, 1))
-        return [_arc(0.48, 0.28, 0.44, 0.28, (-30, 330)), leg]
-    if digit == 5 and shape < 0.4:
-        body = _path((0.2, 0.02), (0.16, 0.44), _arc(0.46, 0.68, 0.48, 0.32, (230, 515)))
-        return [body, _path((0.2, 0.02), (0.95, 0))]
-    if digit in (0, 6) and shape < 0.4:
-        if digit == 6:
-            start = _curve((0.62, 0), (0.1, 0.25), (0.05, 0.7))
-            return [_path(start, _arc(0.48, 0.72, 0.43, 0.27, (180, 540)))]
-        return [_arc(0.5, 0.5, 0.5, 0.5, (-110, 265))]  # not quite closed
-    return [stroke.copy() for stroke in _skeleton("plain")[digit]]
+    return _skeleton("plain")[digit]
 
 
 def _write(digit: int, writer: int, rng: np.random.Generator) -> np.ndarray:

@@ -62,7 +62,7 @@ def spoken(digit: int | None, split: str, rng: np.random.Generator) -> np.ndarra
     if digit is not None:
         bank = SpeechBank.load()
         clip = bank.clip(digit, int(rng.choice(bank.indices(digit, split))))
-        start = rng.integers(samples - len(clip) + 1)
+        start = int(rng.integers(samples - len(clip) + 1))
         window[start : start + len(clip)] = clip * (level / np.sqrt(np.mean(clip**2)))
     start = int(rng.integers(noise.LOOP_S * RATE_HZ))
     window += noise.cut("room", start, samples) * np.float32(ROOM_RMS * rng.uniform(0.2, 3))

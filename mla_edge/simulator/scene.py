@@ -42,7 +42,8 @@ class Card:
         """Half of the digit's width."""
         if self.ink is None:
             return 0.4
-        return (self.ink.shape[1] - 2) / (self.ink.shape[0] - 2) / 2
+        rows, columns = self.ink.shape
+        return float((columns - 2) / (rows - 2) / 2)
 
 
 def compose(
@@ -105,8 +106,13 @@ def make_card(
     return Card(cropped, pen, paper, half_width, 0.5 + rng.uniform(0.1, 0.4), edge)
 
 
-def draw_card(image: np.ndarray, card: Card, pose: Pose) -> None:
-    """Draw ``card`` into a float32 picture [height, width, 3], touching only where it lies."""
+def draw_card(
+    image: np.ndarray, card: Card, pose: Pose, light: np.ndarray | None = None
+) -> None:
+    """Draw ``card`` into a float32 picture [height, width, 3], touching only where it lies.
+
+    ``light`` (from ``light_map``) falls on the card alone, for a picture already lit.
+    """
     forward = _homography(pose)
     top, bottom, left, right = _extent(card, forward, image.shape)
     if top >= bottom or left >= right:
@@ -131,6 +137,8 @@ def draw_card(image: np.ndarray, card: Card, pose: Pose) -> None:
     if card.edge_colour is not None:
         rim = np.clip(pose.height * 0.05 - np.abs(inside - pose.height * 0.05), 0, 1)
         painted = painted + (card.edge_colour - painted) * rim[..., None]
+    if light is not None:
+        painted = painted * light[top:bottom, left:right]
     cover = np.clip(inside + np.float32(0.5), 0, 1)[..., None]
     region += (painted - region) * cover
 
@@ -158,12 +166,18 @@ def degrade(
     or height that an opaque textured block hides from a random side; ``noise`` is the deviation
     of sensor noise in grey levels, 0…255.
     """
-    spoiled = blur(image.astype(np.float32), blur_px)
+    spoiled: np.ndarray = blur(image.astype(np.float32), blur_px)
     if occlude > 0:
         hide(spoiled, occluder(rng, image.shape[0], image.shape[1], occlude))
     if noise > 0:
         spoiled += grain(rng, spoiled.shape) * np.float32(noise)
-    return np.clip(spoiled, 0, 255).astype(np.uint8)
+    return to_bytes(spoiled)
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """A float32 picture in 0…255 as uint8."""
+    picture: np.ndarray = np.clip(image, 0, 255).astype(np.uint8)
+    return picture
 
 
 Occluder = Tuple[Tuple[slice, slice], np.ndarray]
@@ -206,21 +220,23 @@ def blur(image: np.ndarray, deviation_px: float) -> np.ndarray:
 
 
 def _weighted(padded: np.ndarray, weights: np.ndarray, axis: int, size: int) -> np.ndarray:
-    total = None
-    for start, weight in enumerate(weights):
-        part = padded[start : start + size] if axis == 0 else padded[:, start : start + size]
-        total = part * weight if total is None else np.add(total, part * weight, out=total)
-    assert total is not None
+    parts = (
+        padded[start : start + size] if axis == 0 else padded[:, start : start + size]
+        for start in range(len(weights))
+    )
+    total: np.ndarray = next(parts) * weights[0]
+    for part, weight in zip(parts, weights[1:]):
+        total += part * weight
     return total
 
 
 def light_map(rng: np.random.Generator, height: int, width: int, level: float) -> np.ndarray:
-    """How light falls on the scene, float32 [height, width, 1] about 1: a slope, maybe a shadow."""
+    """How much light falls where, float32 [height, width, 1] about 1."""
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.45 * level)
     x = np.linspace(-1, 1, width, dtype=np.float32)
     y = np.linspace(-1, 1, height, dtype=np.float32)
     cos, sin = np.float32(np.cos(angle) * strength), np.float32(np.sin(angle) * strength)
-    light = np.add.outer(sin * y + np.float32(rng.uniform(0.85, 1.1)), cos * x)
+    light: np.ndarray = np.add.outer(sin * y + np.float32(rng.uniform(0.85, 1.1)), cos * x)
     if rng.random() < 0.3 * level:
         angle, sharp = rng.uniform(0, 2 * np.pi), rng.uniform(2, 20)
         cos, sin = np.float32(np.cos(angle) * sharp), np.float32(np.sin(angle) * sharp)
@@ -240,14 +256,14 @@ def _photograph(image: np.ndarray, rng: np.random.Generator, level: float) -> np
         image = _shake(image, rng)
     deviation = np.float32(abs(rng.normal(0, 7 * level)) + 0.5)
     image += grain(rng, image.shape) * deviation
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return to_bytes(image)
 
 
 def _shake(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Motion blur: the mean of a few shifted copies."""
     angle, length = rng.uniform(0, np.pi), rng.uniform(1, 5) * min(image.shape[:2]) / 128
     steps = max(2, int(length) + 1)
-    total = np.zeros_like(image)
+    total: np.ndarray = np.zeros_like(image)
     for step in np.linspace(-0.5, 0.5, steps) * length:
         shift = (round(step * np.sin(angle)), round(step * np.cos(angle)))
         total += np.roll(image, shift, (0, 1))
@@ -331,7 +347,7 @@ def _sample_ink(ink: np.ndarray, u: np.ndarray, v: np.ndarray, height_px: float)
     row -= top
     corner = top * np.int32(columns) + left
     flat = ink.ravel()
-    upper = flat[corner]
+    upper: np.ndarray = flat[corner]
     upper += (flat[corner + 1] - upper) * column
     corner += columns
     lower = flat[corner]

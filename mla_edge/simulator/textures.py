@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Tuple
 
 import numpy as np
 
@@ -25,7 +24,8 @@ def _tile(kind: int) -> np.ndarray:
     if kind >= 6:  # veins and contour lines
         height = np.sin(height * rng.uniform(8, 25))
     low, high = np.percentile(height, [1, 99])
-    return (np.clip((height - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    tile: np.ndarray = (np.clip((height - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return tile
 
 
 def _smooth_noise(rng: np.random.Generator, step: int) -> np.ndarray:
@@ -74,15 +74,15 @@ def colour(rng: np.random.Generator, low: float = 0.0, high: float = 255.0) -> n
 
 
 def background(rng: np.random.Generator, height: int, width: int, level: float) -> np.ndarray:
-    """What lies behind the card: float32 [height, width, 3] in 0…255; clutter grows with level."""
+    """What lies behind the card, float32 [height, width, 3]; clutter grows with ``level``."""
     first, second = colour(rng), colour(rng)
     kind = rng.random()
+    image: np.ndarray
     if kind < 0.55:
         second = first + (second - first) * (0.2 + 0.8 * level * rng.random())
         ramp = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
-        image = (first + (second - first) * ramp).astype(np.float32)[
-            texture(rng, height, width)
-        ]
+        colours: np.ndarray = (first + (second - first) * ramp).astype(np.float32)
+        image = colours[texture(rng, height, width)]
     else:
         angle = rng.uniform(0, 2 * np.pi)
         x = np.linspace(-0.5, 0.5, width, dtype=np.float32) * np.float32(np.cos(angle))
