@@ -26,8 +26,9 @@ def cli_reference() -> str:
         "Written by `make docs` from the commands themselves.",
         "",
         "Data goes to standard output, words to standard error. Exit codes: 0 ok,",
-        "1 unexpected, 2 usage or configuration, 3 something is missing on this machine, ",
-        "4 accuracy gate, 5 bundle not usable here, 6 camera or microphone, 7 build failed, 130 interrupted.",
+        "1 unexpected, 2 usage or configuration, 3 environment, 4 accuracy gate,",
+        "5 bundle not usable here, 6 camera or microphone, 7 build failed or out of memory,",
+        "130 interrupted.",
     ]
     group: Any = typer.main.get_command(app)
     for name, command in sorted(group.commands.items()):

@@ -1,0 +1,119 @@
+"""What doctor finds, and the command it gives for each thing that is missing."""
+
+import json
+import sys
+
+import pytest
+from boards import make_agx_xavier, make_board
+from typer.testing import CliRunner
+
+from mla_edge.cli import app
+from mla_edge.diagnosis import MISSING, NOTE, OK, diagnose
+
+
+def finding(diagnosis, name):
+    (found,) = [f for f in diagnosis.findings if f.name == name]
+    return found
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    diagnosis = diagnose(tmp_path)
+    found = finding(diagnosis, "onnxruntime")
+    assert (found.status, found.fix) == (MISSING, "pip install onnxruntime")
+    assert not diagnosis.can_run
+
+
+def test_a_missing_export_package_does_not_keep_run_from_working(monkeypatch, tmp_path):
+    for module in ("onnxruntime", "cv2", "sounddevice", "soxr"):
+        monkeypatch.setitem(sys.modules, module, sys)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    diagnosis = diagnose(tmp_path)
+    found = finding(diagnosis, "torch")
+    assert (found.status, found.fix) == (MISSING, "pip install 'mla-edge[export]'")
+    assert diagnosis.can_run
+
+
+def test_a_missing_portaudio_is_a_debian_package(monkeypatch, tmp_path):
+    # sounddevice raises OSError at import where the library is not there.
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = finding(diagnose(tmp_path), "sounddevice")
+    assert found.status == MISSING
+    assert found.detail == "PortAudio library not found"
+    assert found.fix == "sudo apt-get install libportaudio2"
+
+
+def test_cameras_and_microphones_are_listed(tmp_path):
+    assert finding(diagnose(tmp_path), "camera").status == NOTE
+    assert finding(diagnose(tmp_path), "microphone").status == NOTE
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/video0").touch()
+    (tmp_path / "proc/asound").mkdir(parents=True)
+    (tmp_path / "proc/asound/pcm").write_text(
+        "00-00: ALC257 Analog : ALC257 Analog : playback 1 : capture 1\n"
+        "00-03: HDMI 0 : HDMI 0 : playback 1\n"
+    )
+    diagnosis = diagnose(tmp_path)
+    assert finding(diagnosis, "camera").detail == "/dev/video0"
+    assert finding(diagnosis, "microphone").detail == "ALC257 Analog"
+
+
+def test_a_board_is_described(tmp_path):
+    diagnosis = diagnose(make_agx_xavier(tmp_path))
+    assert finding(diagnosis, "board").detail == (
+        "Jetson AGX Xavier, p2888-0004: profile agx-xavier"
+    )
+    assert finding(diagnosis, "jetpack").detail == "JetPack 5.1.2 (L4T 35.4.1)"
+    assert finding(diagnosis, "memory").detail == "31169 MB"
+    assert finding(diagnosis, "power mode").detail == "7 MODE_15W_DESKTOP"
+    tensorrt = finding(diagnosis, "tensorrt")
+    assert (tensorrt.status, tensorrt.fix) == (
+        MISSING,
+        "python3.8 -m venv --system-site-packages .venv",
+    )
+
+
+def test_a_board_that_is_not_supported_cannot_run(tmp_path):
+    root = make_board(
+        tmp_path,
+        compatible=["nvidia,p3448-0000", "nvidia,tegra210"],
+        jetpack="4",
+        memory_kb=4_059_000,
+    )
+    diagnosis = diagnose(root)
+    assert "Python 3.6" in finding(diagnosis, "board").detail
+    assert not diagnosis.can_run
+
+
+def test_a_board_without_jetpack_s_tensorrt_is_told_how_to_get_it(tmp_path):
+    root = make_board(
+        tmp_path,
+        compatible=["nvidia,p3767-0005", "nvidia,tegra234"],
+        jetpack="",
+        memory_kb=7_800_000,
+    )
+    assert finding(diagnose(root), "tensorrt").fix == "sudo apt-get install nvidia-jetpack"
+
+
+def test_the_command_says_it_in_words_and_in_json(tmp_path, monkeypatch):
+    for module in ("onnxruntime", "cv2", "sounddevice", "soxr"):
+        monkeypatch.setitem(sys.modules, module, sys)
+    root = str(make_agx_xavier(tmp_path))
+    words = CliRunner().invoke(app, ["doctor", "--root", root])
+    assert words.exit_code == 0
+    assert "ok board (for run): Jetson AGX Xavier, p2888-0004" in words.stdout
+    shown = json.loads(CliRunner().invoke(app, ["doctor", "--json", "--root", root]).stdout)
+    assert shown["can_run"] is True
+    assert shown["board"]["power_mode"] == "7 MODE_15W_DESKTOP"
+    assert {row["status"] for row in shown["findings"]} <= {OK, MISSING, NOTE}
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_the_command_exits_with_3_where_run_cannot_work(tmp_path, monkeypatch, form):
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    result = CliRunner().invoke(app, ["doctor", "--root", str(tmp_path), *form])
+    assert result.exit_code == 3
+    assert "pip install soxr" in result.stdout
+    assert "mla-edge: `mla-edge run` cannot work here yet" in result.output
