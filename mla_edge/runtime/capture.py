@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import ContextManager, Protocol
 
+from mla_edge.errors import ConfigError
 from mla_edge.signals import Frame, Sound
+
+SIMULATED = "sim://"
+WAV_SUFFIXES = (".wav", ".wave")
+MEDIA_START_S = 0.0
+"""As fast as possible, files share a clock of their own, which begins here."""
 
 
 class Camera(Protocol):
@@ -46,8 +53,21 @@ def open_camera(source: str, *, as_fast_as_possible: bool = False) -> ContextMan
 
     ``source`` is an index (``0``), a device (``/dev/video0``), ``csi://0``, ``rtsp://…``,
     ``http://…``, a video or picture file, or ``sim://digits?seed=1&noise_db=0``.
+
+    A video plays at its own pace and a picture is repeated at 30 fps; their times begin when
+    they are opened. ``as_fast_as_possible`` gives every frame of a file or simulator, one a
+    read, and their times begin at 0; a device is not changed by it.
+
+    CaptureError: it does not open. ConfigError: ``source`` makes no sense.
     """
-    raise NotImplementedError
+    if source.startswith(SIMULATED):
+        from mla_edge.simulator.sources import DigitsOptions, SimCamera
+
+        options = DigitsOptions.parse(source)
+        return closing(SimCamera(options, as_fast_as_possible=as_fast_as_possible))
+    from mla_edge.runtime.camera import open_source
+
+    return closing(open_source(source, as_fast_as_possible=as_fast_as_possible))
 
 
 def open_microphone(
@@ -56,5 +76,34 @@ def open_microphone(
     """Open a microphone that gives ``window_s`` seconds at ``rate_hz``.
 
     ``source`` is ``default``, a device name or index, a WAV file, or ``sim://digits``.
+
+    A WAV file plays in real time from when it is opened. ``as_fast_as_possible`` moves a file
+    or simulator on at each read, a WAV file by 50 ms, and its times begin at 0; a device is not
+    changed by it. Errors as ``open_camera``.
     """
-    raise NotImplementedError
+    if source.startswith(SIMULATED):
+        from mla_edge.simulator.sources import DigitsOptions, SimMicrophone
+
+        return closing(
+            SimMicrophone(
+                DigitsOptions.parse(source),
+                rate_hz=rate_hz,
+                window_s=window_s,
+                as_fast_as_possible=as_fast_as_possible,
+            )
+        )
+    if source.lower().endswith(WAV_SUFFIXES) or Path(source).is_file():
+        from mla_edge.runtime.wav import WavMicrophone
+
+        start_s = MEDIA_START_S if as_fast_as_possible else None
+        return closing(
+            WavMicrophone(Path(source), rate_hz=rate_hz, window_s=window_s, start_s=start_s)
+        )
+    if "://" in source:
+        raise ConfigError(
+            f"a microphone cannot be opened by {source.partition('://')[0]}://",
+            hint="'default', a device name or index, a WAV file, or sim://digits",
+        )
+    from mla_edge.runtime.microphone import LiveMicrophone
+
+    return closing(LiveMicrophone(source, rate_hz=rate_hz, window_s=window_s))

@@ -1,0 +1,355 @@
+"""Frames from OpenCV: devices, network cameras, videos and pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from mla_edge.errors import CaptureEnded, CaptureError, ConfigError, MissingDependency
+from mla_edge.runtime import v4l2
+from mla_edge.runtime.capture import MEDIA_START_S
+from mla_edge.runtime.keeper import Keeper
+from mla_edge.signals import Frame
+
+try:
+    import cv2
+except ImportError as error:
+    raise MissingDependency(
+        "OpenCV is not installed", hint="pip install 'mla-edge[camera]'"
+    ) from error
+
+if TYPE_CHECKING:
+    import threading
+
+    import numpy as np
+
+OPEN_TIMEOUT_MS = 3000  # of a URL; OpenCV's default is 30 s
+READ_TIMEOUT_MS = 2000
+V4L2_TIMEOUT_S = 2  # of a stalled device; OpenCV's default is 10 s
+PICTURE_FPS = 30.0
+URL_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
+CSI_DEFAULTS = {"width": 1280, "height": 720, "fps": 30}
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    # It warns at every try to reopen a lost device, of which our errors tell already.
+    _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # 4, 5
+    _set_log_level(2)  # errors
+
+
+class Feed(Protocol):
+    """Where pictures come from, one after the other."""
+
+    def grab(self) -> float:
+        """Take the next picture, and say when it was captured; a file's may be yet to come.
+
+        Raises CaptureEnded when a file has no more, CaptureError when a device is lost.
+        """
+        ...
+
+    def retrieve(self, spare: np.ndarray | None) -> np.ndarray | None:
+        """The picture, BGR, decoded into ``spare`` where that fits; None if it is damaged."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the device or file."""
+        ...
+
+
+class LiveCamera:
+    """The newest frame of a feed; a thread reads it, keeps one frame and drops older ones."""
+
+    def __init__(self, name: str, open_feed: Callable[[], Feed]) -> None:
+        """Open the feed; when it is lost later, it is opened again."""
+        self.drops = 0
+        self._newest: tuple[np.ndarray, float] | None = None
+        self._spares: list[np.ndarray] = []  # decoded into again, to spare the allocation
+        self._keeper = Keeper(name, open_feed, self._pump, lambda feed: feed.release())
+
+    def read(self, timeout_s: float) -> Frame:
+        """The newest frame not read before."""
+        news = self._keeper.news
+        with news:
+            news.wait_for(lambda: self._newest or self._keeper.finished, timeout_s)
+            newest, self._newest = self._newest, None
+        if newest is None:
+            raise self._keeper.failure(timeout_s)
+        picture, time_s = newest
+        image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        self._spares.append(picture)
+        return Frame(image, time_s)
+
+    def close(self) -> None:
+        """Let go of the feed within 2 s; safe to call twice."""
+        self._newest = None
+        self._keeper.close()
+
+    def _pump(self, feed: Feed, closing: threading.Event) -> None:
+        while not closing.is_set():
+            time_s = feed.grab()
+            picture = feed.retrieve(self._spares.pop() if self._spares else None)
+            early_s = time_s - time.monotonic()  # only a file's frame is early: hold it
+            if early_s > 0 and closing.wait(early_s):
+                return
+            if picture is None:
+                self.drops += 1
+            else:
+                self._put(picture, time_s)
+
+    def _put(self, picture: np.ndarray, time_s: float) -> None:
+        with self._keeper.news:
+            if self._newest is not None:
+                self.drops += 1
+                self._spares.append(self._newest[0])
+            self._newest = (picture, time_s)
+            self._keeper.recovered()
+            self._keeper.news.notify()
+
+
+class SteppedCamera:
+    """Every frame of a file, one a read, as fast as the reader likes."""
+
+    drops = 0
+
+    def __init__(self, feed: Feed) -> None:
+        """Read from ``feed``, which the camera then owns."""
+        self._feed = feed
+        self._closed = False
+
+    def read(self, timeout_s: float) -> Frame:
+        """The next frame; it is there at once, so ``timeout_s`` is not used."""
+        while not self._closed:
+            time_s = self._feed.grab()
+            picture = self._feed.retrieve(None)
+            if picture is not None:
+                return Frame(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), time_s)
+            self.drops += 1
+        raise CaptureError("the camera is closed")
+
+    def close(self) -> None:
+        """Let go of the file; safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._feed.release()
+
+
+class DeviceFeed:
+    """Pictures of a device or network camera, stamped when they arrive."""
+
+    def __init__(self, name: str, capture: Any, *, kernel_clock: bool = False) -> None:
+        """Read the cv2.VideoCapture; ``kernel_clock`` where the driver stamps its frames."""
+        self._name = name
+        self._capture = capture
+        self._kernel_clock = kernel_clock
+        self._stamp_s = -math.inf
+
+    def grab(self) -> float:
+        """Wait for the next picture."""
+        if not self._capture.grab():
+            raise CaptureError(
+                f"{self._name} stopped giving frames",
+                hint="check its cable or network",
+            )
+        now_s = time.monotonic()
+        if self._kernel_clock:
+            stamp_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+            # A driver may stamp in another clock or ahead of time: then arrival is the truth.
+            if now_s - 1 < stamp_s <= now_s:
+                if stamp_s <= self._stamp_s:
+                    raise CaptureError(
+                        f"{self._name} repeats its last frame", hint="plug it in again"
+                    )
+                self._stamp_s = stamp_s
+                return stamp_s
+        return now_s
+
+    def retrieve(self, spare: np.ndarray | None) -> np.ndarray | None:
+        """The picture, BGR."""
+        good, picture = self._capture.retrieve(spare)
+        return picture if good else None
+
+    def release(self) -> None:
+        """Let go of the device."""
+        self._capture.release()
+
+
+class VideoFeed:
+    """Pictures of a video file; their times are the video's own."""
+
+    def __init__(self, path: Path, start_s: float | None = None) -> None:
+        """Open ``path``; its first picture is of ``start_s``, by default of now."""
+        self._path = path
+        self._capture = cv2.VideoCapture(str(path))
+        if not self._capture.grab():
+            self._capture.release()
+            raise CaptureError(
+                f"{path} is no video or picture that OpenCV can read",
+                hint=f"ffmpeg -i {path} -c:v mjpeg -q:v 3 video.avi makes one that it can",
+            )
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.frame_s = 1 / (fps if 0 < fps < 1000 else PICTURE_FPS)
+        self._grabbed = 1  # how many, the one taken here included
+        self._given = 0
+        self._start_s = time.monotonic() if start_s is None else start_s
+
+    def grab(self) -> float:
+        """Take the next picture."""
+        if self._given == self._grabbed:
+            if not self._capture.grab():
+                raise CaptureEnded(f"{self._path} has no more frames")
+            self._grabbed += 1
+        self._given += 1
+        return self._start_s + (self._given - 1) * self.frame_s
+
+    def retrieve(self, spare: np.ndarray | None) -> np.ndarray | None:
+        """The picture, BGR."""
+        good, picture = self._capture.retrieve(spare)
+        return picture if good else None
+
+    def release(self) -> None:
+        """Close the file."""
+        self._capture.release()
+
+
+class PictureFeed:
+    """One picture, again and again at 30 fps."""
+
+    frame_s = 1 / PICTURE_FPS
+
+    def __init__(self, path: Path, start_s: float | None = None) -> None:
+        """Read ``path``; the first repeat is of ``start_s``, by default of now."""
+        self._picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if self._picture is None:
+            raise CaptureError(
+                f"the picture {path} is damaged", hint="open it in a viewer and save it again"
+            )
+        self._given = 0
+        self._start_s = time.monotonic() if start_s is None else start_s
+
+    def grab(self) -> float:
+        """Repeat it."""
+        self._given += 1
+        return self._start_s + (self._given - 1) * self.frame_s
+
+    def retrieve(self, spare: np.ndarray | None) -> np.ndarray | None:
+        """The picture, BGR."""
+        return self._picture
+
+    def release(self) -> None:
+        """Nothing to let go of."""
+
+
+def open_source(
+    source: str, *, as_fast_as_possible: bool = False
+) -> LiveCamera | SteppedCamera:
+    """The camera that ``source`` names; see ``capture.open_camera``."""
+    scheme, marker, _ = source.partition("://")
+    if source.isdigit() or source.startswith("/dev/"):
+        path = source
+        return LiveCamera(f"camera {path}", lambda: open_v4l2(path))
+    if not marker:
+        if as_fast_as_possible:
+            return SteppedCamera(open_file(Path(source), MEDIA_START_S))
+        return LiveCamera(source, lambda: open_file(Path(source)))
+    if scheme == "csi":
+        pipeline = csi_pipeline(source)
+        return LiveCamera(f"camera {source}", lambda: open_csi(source, pipeline))
+    if scheme in URL_SCHEMES:
+        return LiveCamera(f"camera {without_password(source)}", lambda: open_url(source))
+    raise ConfigError(
+        f"a camera cannot be opened by {scheme}://",
+        hint=f"0, /dev/video0, csi://0, sim://digits, a file, or {'://, '.join(URL_SCHEMES)}://",
+    )
+
+
+def open_v4l2(source: str) -> DeviceFeed:
+    """A device of the kernel, by index or path."""
+    path = v4l2.camera_path(source)
+    if not re.fullmatch(r"/dev/video\d+", path):
+        raise CaptureError(f"no camera at {source}", hint=f"there is: {v4l2.list_cameras()}")
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(V4L2_TIMEOUT_S))
+    capture = cv2.VideoCapture(int(path[len("/dev/video") :]), cv2.CAP_V4L2)
+    if not capture.isOpened():
+        capture.release()
+        raise v4l2.explain(path)
+    return DeviceFeed(f"camera {path}", capture, kernel_clock=True)
+
+
+def open_url(url: str) -> DeviceFeed:
+    """A network camera."""
+    name = without_password(url)
+    timeouts = [
+        *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS),
+        *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS),
+    ]
+    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
+    if not capture.isOpened():
+        capture.release()
+        raise CaptureError(
+            f"no video from {name}",
+            hint="check the address and that this machine reaches it: ffprobe URL",
+        )
+    return DeviceFeed(f"camera {name}", capture)
+
+
+def csi_pipeline(source: str) -> str:
+    """The GStreamer pipeline of ``csi://SENSOR?width=1280&height=720&fps=30``."""
+    parts = urlsplit(source)
+    options = dict(parse_qsl(parts.query))
+    unknown = sorted(set(options) - set(CSI_DEFAULTS))
+    values = [parts.netloc, *options.values()]
+    if unknown or parts.path or not all(value.isdigit() for value in values):
+        raise ConfigError(
+            f"{source} is not a CSI camera", hint="csi://0?width=1280&height=720&fps=30"
+        )
+    size = {**CSI_DEFAULTS, **{key: int(value) for key, value in options.items()}}
+    return (
+        f"nvarguscamerasrc sensor-id={int(parts.netloc)}"
+        f" ! video/x-raw(memory:NVMM),width={size['width']},height={size['height']},"
+        f"framerate={size['fps']}/1"
+        " ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR"
+        " ! appsink drop=true max-buffers=1 sync=false"
+    )
+
+
+def open_csi(source: str, pipeline: str) -> DeviceFeed:
+    """A camera on the board's CSI connector, through NVIDIA's GStreamer elements."""
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise MissingDependency(
+            f"{source} needs GStreamer, and this OpenCV ({cv2.__version__}) has none",
+            hint="use JetPack's OpenCV: pip uninstall opencv-python-headless opencv-python;"
+            " sudo apt-get install python3-opencv; make the virtual environment with"
+            " --system-site-packages",
+        )
+    capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+    if not capture.isOpened():
+        capture.release()
+        raise CaptureError(
+            f"no camera at {source}",
+            hint="check the ribbon cable; sudo systemctl restart nvargus-daemon;"
+            " nvgstcapture-1.0 must show a picture",
+        )
+    return DeviceFeed(f"camera {source}", capture)
+
+
+def open_file(path: Path, start_s: float | None = None) -> VideoFeed | PictureFeed:
+    """A video, or a picture that is repeated."""
+    if not path.exists():
+        raise CaptureError(
+            f"no such file: {path}",
+            hint=f"a camera is an index or a device, and there is: {v4l2.list_cameras()}",
+        )
+    if not path.is_file():
+        raise CaptureError(f"{path} is not a file", hint="give a video or a picture")
+    if cv2.haveImageReader(str(path)):
+        return PictureFeed(path, start_s)
+    return VideoFeed(path, start_s)
+
+
+def without_password(url: str) -> str:
+    """``url`` as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//", url)
