@@ -34,7 +34,8 @@ class Event:
 class Schedule:
     """The endless list of events of a seed, the same in whatever order it is asked.
 
-    A digit is shown for 1.5 to 3 s and said once meanwhile; 15 % are only shown, 15 % only said.
+    A digit is shown for 1.5 to 3 s and said once meanwhile; of the digits 15 % are only shown
+    and 15 % only said.
     """
 
     def __init__(self, seed: int, split: str, gap_s: float = MIN_GAP_S) -> None:

@@ -1,7 +1,7 @@
 """The simulator as a camera and a microphone that live in the same world.
 
-Both are opened on their own, with a source each. What belongs together is found by seed and
-gap: the first one opened starts a ``Timeline``, the others join it, the last one closed ends it.
+Each is opened on its own. Those with the same schedule share a ``Timeline``: the first one
+opened starts it, the others join it, and the last one closed ends it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROUNDING_S = 1e-6
 class Timeline:
     """The time that a camera and a microphone share; zero is the schedule's."""
 
-    start_s: float  # zero, on the clock
+    start_s: float  # zero, as stamps tell it
     now_s: float = 0.0  # how far a source that runs as fast as possible has come
     leaders: int = 0  # cameras that carry ``now_s`` on
     users: int = field(default=0, repr=False)
@@ -64,13 +64,18 @@ class _Source:
         as_fast_as_possible: bool = False,
         start_s: float | None = None,
     ) -> None:
-        """Join the world's timeline; ``start_s`` is its zero, now if not given."""
+        """Join the world's timeline, or start it at ``start_s``.
+
+        Without ``start_s`` it starts now, and at 0 if as fast as possible.
+        """
         self.world = world if isinstance(world, DigitsWorld) else DigitsWorld(world)
         self.drops = 0
         self._clock, self._sleep, self._fast = clock, sleep, as_fast_as_possible
         options = self.world.options
         self._key = (options.seed, options.split, options.gap_s, clock, self._fast, start_s)
-        self._timeline = _join(self._key, clock() if start_s is None else start_s)
+        if start_s is None:
+            start_s = 0.0 if as_fast_as_possible else clock()
+        self._timeline = _join(self._key, start_s)
         self._closed = False
 
     def close(self) -> None:
@@ -110,9 +115,8 @@ class _Source:
 class SimCamera(_Source):
     """The world's camera.
 
-    In real time it gives the newest frame not read before, stamped with its place in the
-    schedule. As fast as possible it gives every frame, stamped with the moment it is read; the
-    time of its world goes on by 1/fps each time, and a microphone follows.
+    In real time it gives the newest frame not read before. As fast as possible it gives every
+    frame; time begins at 0, goes on by 1/fps each read, and the microphone follows.
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class SimCamera(_Source):
         as_fast_as_possible: bool = False,
         start_s: float | None = None,
     ) -> None:
-        """Open it; ``start_s`` is when the schedule begins, at the first opening if not given."""
+        """Open it; ``start_s`` is when the schedule begins, the first opening if not given."""
         super().__init__(
             world,
             clock=clock,
@@ -157,8 +161,7 @@ class SimCamera(_Source):
         if self._fast:
             self._timeline.now_s = max(self._timeline.now_s, due_s)
         image, truth = self.world.frame(due_s)
-        time_s = self._clock() if self._fast else self._timeline.start_s + due_s
-        return Frame(image, time_s, truth)
+        return Frame(image, self._timeline.start_s + due_s, truth)
 
     def close(self) -> None:
         """Leave the world; a microphone goes on alone. Safe to call twice."""
@@ -185,7 +188,7 @@ class SimMicrophone(_Source):
     it goes on by 50 ms each time. Either way it drops nothing.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the same settings as the camera, and two for sound
         self,
         world: DigitsWorld | DigitsOptions,
         *,
@@ -206,7 +209,7 @@ class SimMicrophone(_Source):
         )
         self._rate_hz, self._samples = rate_hz, round(window_s * rate_hz)
         begin_s = clock() - self._timeline.start_s
-        self._next = max(0, math.ceil(begin_s / _BLOCK_S - _ROUNDING_S))
+        self._next = max(0, math.floor(begin_s / _BLOCK_S))
 
     def read(self, timeout_s: float) -> Sound:
         """The newest window of sound; errors as ``SimCamera.read``."""
@@ -215,7 +218,7 @@ class SimMicrophone(_Source):
             self._check(due_s)
             if not self._timeline.leaders:
                 self._timeline.now_s += _STEP_S
-            return self._window(due_s, self._clock())
+            return self._window(due_s)
         self._check(self._next * _BLOCK_S)
         self._wait_until(self._next * _BLOCK_S, timeout_s)
         elapsed_s = self._clock() - self._timeline.start_s
@@ -223,8 +226,8 @@ class SimMicrophone(_Source):
         due_s = newest * _BLOCK_S
         self._check(due_s)
         self._next = newest + 1
-        return self._window(due_s, self._timeline.start_s + due_s)
+        return self._window(due_s)
 
-    def _window(self, due_s: float, time_s: float) -> Sound:
+    def _window(self, due_s: float) -> Sound:
         samples, truth = self.world.sound(due_s, self._samples, self._rate_hz)
-        return Sound(samples, self._rate_hz, time_s, truth)
+        return Sound(samples, self._rate_hz, self._timeline.start_s + due_s, truth)
