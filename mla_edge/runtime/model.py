@@ -21,7 +21,7 @@ from mla_edge.runtime.routing import (
     Router,
     softmax,
 )
-from mla_edge.signals import PRESENT, Prediction, Sample, Tensors
+from mla_edge.signals import PRESENT, Prediction, Sample, Tensors, Tier
 
 Clock = Callable[[], float]
 Preprocess = Callable[[Sample], Tensors]
@@ -172,34 +172,37 @@ def _profile_threads(profile: str) -> int:
 def _check_engines(bundle: Bundle, engines: list[Engine]) -> list[dict[str, int | None]]:
     """For each tier, where each input comes from: an earlier tier, or None for a sample."""
     shapes = {spec.name: spec.shape for spec in bundle.inputs}
-    shapes[PRESENT] = (1, len(bundle.inputs))
+    if len(bundle.inputs) > 1:
+        shapes[PRESENT] = (1, len(bundle.inputs))
     made: dict[str, int | None] = dict.fromkeys(shapes)
     plan: list[dict[str, int | None]] = []
     for number, (tier, engine) in enumerate(zip(bundle.tiers, engines)):
-        shape_of = {spec.name: spec.shape for spec in engine.outputs}
-        problem = ""
-        for spec in engine.inputs:
-            if spec.name not in tier.inputs or spec.name not in made:
-                problem = f"its graph takes {spec.name!r}, which nothing gives"
-            elif shapes[spec.name] != spec.shape:
-                problem = (
-                    f"its graph takes {spec.name!r} as {list(spec.shape)}, "
-                    f"but it is {list(shapes[spec.name])}"
-                )
-        for name in tier.outputs:
-            if name not in shape_of:
-                problem = f"its graph does not give {name!r}"
-        if shape_of.get(LOGITS) != (1, len(bundle.labels)):
-            problem = (
-                f"its graph gives {LOGITS} {list(shape_of.get(LOGITS, ()))} "
-                f"for {len(bundle.labels)} labels"
-            )
+        problem = _misfit(tier, engine, shapes, len(bundle.labels))
         if problem:
             raise BundleError(
-                f"{bundle.folder}: tier {tier.name!r}: {problem}",
+                f"{bundle.folder}: tier {tier.name!r}: its graph {problem}",
                 hint="export the bundle again: mla-edge export",
             )
         plan.append({spec.name: made[spec.name] for spec in engine.inputs})
-        for name in tier.outputs:
-            shapes[name], made[name] = shape_of[name], number
+        for output in engine.outputs:
+            if output.name in tier.outputs:
+                shapes[output.name], made[output.name] = output.shape, number
     return plan
+
+
+def _misfit(
+    tier: Tier, engine: Engine, shapes: Mapping[str, tuple[int, ...]], labels: int
+) -> str | None:
+    """What is wrong between ``engine`` and ``tier``, which can take tensors of ``shapes``."""
+    for spec in engine.inputs:
+        if spec.name not in tier.inputs or spec.name not in shapes:
+            return f"takes {spec.name!r}, which nothing gives"
+        if spec.shape != shapes[spec.name]:
+            return f"takes {spec.name!r} as {spec.shape}, but it is {shapes[spec.name]}"
+    given = {spec.name: spec.shape for spec in engine.outputs}
+    for name in tier.outputs:
+        if name not in given:
+            return f"does not give {name!r}"
+    if given.get(LOGITS) != (1, labels):
+        return f"gives {LOGITS} {given.get(LOGITS)} for {labels} labels"
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Any, Deque, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Summary:
         self._right = 0
 
     def add(self, prediction: Prediction) -> None:
-        """Count ``prediction``; its label is right when it is the truth, where that is known."""
+        """Count ``prediction``; where the truth is known, its label is right or wrong."""
         self.decisions += 1
         self._tiers[prediction.tier] += 1
         self._modes[prediction.mode] += 1
@@ -74,7 +74,7 @@ class _Spread:
     """The percentiles of many numbers, and the largest of them all."""
 
     def __init__(self) -> None:
-        self._values: Deque[float] = deque(maxlen=LONGEST)
+        self._values: deque[float] = deque(maxlen=LONGEST)
         self._max = float("-inf")
 
     def add(self, value: float) -> None:

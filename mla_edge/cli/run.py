@@ -1,0 +1,195 @@
+"""``run``: a bundle on a camera and a microphone."""
+
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional
+
+import typer
+from typing_extensions import Annotated
+
+from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
+
+if TYPE_CHECKING:
+    from mla_edge.runtime.model import FusedModel
+    from mla_edge.runtime.sense import Fault
+
+NO_SOURCE = "none"
+INTERRUPTED = 130
+
+
+def run(
+    camera: Annotated[
+        str,
+        typer.Option(
+            help="0, /dev/video0, csi://0, rtsp://…, http://…, a file, sim://digits, or none."
+        ),
+    ] = "0",
+    mic: Annotated[
+        str,
+        typer.Option(help="default, a name or index, a WAV file, sim://digits, or none."),
+    ] = "default",
+    bundle: Annotated[
+        Optional[Path],
+        typer.Option(help="What export wrote; default: the newest that fits this machine."),
+    ] = None,
+    duration: Annotated[
+        Optional[float], typer.Option(help="Stop after so many seconds.")
+    ] = None,
+    rate: Annotated[
+        Optional[float],
+        typer.Option(help="Decide so many times a second, instead of on each new frame."),
+    ] = None,
+    max_age_ms: Annotated[
+        float, typer.Option(help="Leave out a modality whose newest signal is older.")
+    ] = 500.0,
+    threads: Annotated[
+        Optional[int],
+        typer.Option(min=0, help="Of each engine, 0 for every core; default: the profile's."),
+    ] = None,
+    as_fast_as_possible: Annotated[
+        bool,
+        typer.Option(
+            "--as-fast-as-possible", help="Do not play files and simulators at their own pace."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a line, the summary last.")
+    ] = False,
+) -> None:
+    """Run a bundle on a camera and a microphone.
+
+    Decisions go to stdout, words to stderr. Ctrl-C and SIGTERM end it with the summary and exit
+    code 130; --duration, and the end of all files, with 0.
+    """
+    if camera == mic == NO_SOURCE:
+        raise ConfigError(
+            "--camera none and --mic none leave nothing to run on",
+            hint="give at least one, for example --camera sim://digits",
+        )
+    with _interrupt_on_sigterm(), ExitStack() as stack:
+        model = stack.enter_context(_load(bundle, threads))
+        sources = _open_sources(
+            stack, model, {"image": camera, "audio": mic}, as_fast_as_possible
+        )
+        options = {
+            "rate_hz": rate,
+            "max_age_ms": max_age_ms,
+            "duration_s": duration,
+            "as_fast_as_possible": as_fast_as_possible,
+        }
+        try:
+            _run(model, sources, options, as_json=as_json)
+        except BrokenPipeError:
+            # The reader of our output has left. Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(
+    model: "FusedModel", sources: Dict[str, Any], options: Dict[str, Any], *, as_json: bool
+) -> None:
+    import mla_edge
+    from mla_edge.cli.decisions import JsonLines, Words
+    from mla_edge.runtime.summary import Summary
+
+    output = JsonLines(model.bundle.inputs) if as_json else Words()
+    summary = Summary()
+    reasons: Dict[str, str] = {}
+
+    def on_fault(fault: "Fault") -> None:
+        summary.add_fault(fault)
+        output.show_fault(fault)
+        reasons[fault.modality] = fault.why
+
+    interrupted = False
+    start_s = time.monotonic()
+    predictions = mla_edge.run(
+        model, sources.get("image"), sources.get("audio"), on_fault=on_fault, **options
+    )
+    try:
+        with closing(predictions):
+            for prediction in predictions:
+                summary.add(prediction)
+                output.show(prediction)
+    except KeyboardInterrupt:
+        interrupted = True
+    seconds = time.monotonic() - start_s
+    drops = {kind: source.drops for kind, source in sources.items()}
+    output.close(summary.to_dict(seconds=seconds, drops=drops))
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not summary.decisions:
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise CaptureError(
+            f"no decision was made, for no source gave anything ({why or 'the run was short'})",
+            hint="look at the devices: mla-edge doctor",
+        )
+
+
+def _load(bundle: Optional[Path], threads: Optional[int]) -> "FusedModel":
+    import mla_edge
+    from mla_edge.runtime.selection import select_bundle
+
+    if bundle is None:
+        chosen = select_bundle(Path())
+        bundle = chosen.folder
+        typer.echo(f"bundle {bundle}, made {chosen.created}", err=True)
+    return mla_edge.load(bundle, threads=threads)
+
+
+def _open_sources(
+    stack: ExitStack, model: "FusedModel", wanted: Dict[str, str], as_fast_as_possible: bool
+) -> Dict[str, Any]:
+    """Open what is wanted and what the bundle has an input for, by kind of input."""
+    import mla_edge
+
+    options = {"image": "--camera", "audio": "--mic"}
+    specs = {spec.kind: spec for spec in reversed(model.bundle.inputs)}
+    opened: Dict[str, Any] = {}
+    for kind, source in wanted.items():
+        if source == NO_SOURCE:
+            continue
+        if kind not in specs:
+            typer.echo(f"{options[kind]} is not used: the bundle takes no {kind}", err=True)
+            continue
+        spec = specs[kind]
+        try:
+            opened[kind] = stack.enter_context(
+                mla_edge.open_camera(source, as_fast_as_possible=as_fast_as_possible)
+                if kind == "image"
+                else mla_edge.open_microphone(
+                    source,
+                    rate_hz=spec.rate_hz or 0,
+                    window_s=spec.window_s,
+                    as_fast_as_possible=as_fast_as_possible,
+                )
+            )
+        except (CaptureError, MissingDependency) as error:
+            others = [name for name in wanted if name != kind and name in specs]
+            if any(wanted[name] != NO_SOURCE for name in others):
+                _add_hint(error, f"or run without it: {options[kind]} none")
+            _add_hint(error, f"or on the simulator: {options[kind]} sim://digits")
+            raise
+    if not opened:
+        raise ConfigError(
+            f"{model.bundle.name} takes {', '.join(specs)}, and no source of that was given",
+            hint="leave the `none` away",
+        )
+    return opened
+
+
+def _add_hint(error: MlaEdgeError, hint: str) -> None:
+    error.hint = f"{error.hint}\n  {hint}" if error.hint else hint
+
+
+@contextmanager
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM what Ctrl-C is, so that a service ends with its summary too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

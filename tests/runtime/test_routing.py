@@ -1,0 +1,41 @@
+import inspect
+
+import numpy as np
+import pytest
+
+from mla_edge.bundle import ModePolicy, RouterPolicy
+from mla_edge.runtime.routing import CascadeRouter, Router, softmax
+
+POLICY = RouterPolicy(
+    {"image": ModePolicy(2.0, 0.6), "audio": ModePolicy(1.0, 1.01)}, cost_ms={}, measured_on=""
+)
+
+
+def test_the_temperature_makes_lite_less_sure():
+    router = CascadeRouter(POLICY)
+    verdict = router.judge("image", np.array([1.0, 0.0], np.float32))
+    assert verdict.probabilities[0] == pytest.approx(1 / (1 + np.exp(-0.5)))
+    assert verdict.keep
+    assert not router.judge("image", np.array([0.7, 0.0], np.float32)).keep
+
+
+def test_a_confidence_at_the_threshold_is_kept():
+    policy = RouterPolicy({"image": ModePolicy(1.0, 0.5)}, {}, "")
+    assert CascadeRouter(policy).judge("image", np.zeros(2, np.float32)).keep
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"), [("image", None), ("audio", "full-only"), ("smell", "unknown-mode")]
+)
+def test_skipping_lite(mode, why):
+    assert CascadeRouter(POLICY).skip(mode) == why
+
+
+def test_softmax_takes_any_logits():
+    assert softmax(np.array([1e4, 0, -1e4], np.float32)).tolist() == [1, 0, 0]
+
+
+def test_the_cascade_is_a_router():
+    for name in ("skip", "judge"):
+        ours = inspect.signature(getattr(CascadeRouter, name))
+        assert ours == inspect.signature(getattr(Router, name))
