@@ -62,25 +62,25 @@ class DigitsOptions:
         parts = urlsplit(source)
         if (parts.scheme, parts.netloc + parts.path) != ("sim", "digits"):
             raise ConfigError(
-                f"{source!r} is not a simulator that exists.", hint="Write sim://digits?seed=1."
+                f"there is no simulator {source}", hint="write sim://digits?seed=1"
             )
         values: dict[str, object] = {}
         for key, text in parse_qsl(parts.query, keep_blank_values=True):
             if key not in _READERS:
                 near = get_close_matches(key, _READERS, 3, 0.5) or sorted(_READERS)
                 raise ConfigError(
-                    f"sim://digits has no option {key!r}.", hint=f"Nearest: {', '.join(near)}."
+                    f"sim://digits has no option {key!r}", hint=f"nearest: {', '.join(near)}"
                 )
             if key in values:
-                raise ConfigError(f"{source!r} sets {key} twice.", hint="Set it once.")
+                raise ConfigError(f"{source} sets {key} twice", hint="set it once")
             values[key] = _READERS[key](key, text)
         return cls(**values)  # type: ignore[arg-type]
 
 
 def _refuse(key: str, text: str, wanted: str) -> ConfigError:
     return ConfigError(
-        f"sim://digits cannot take {key}={text}: it wants {wanted}.",
-        hint=f"For example sim://digits?{key}={_EXAMPLES[key]}.",
+        f"sim://digits cannot take {key}={text}: it wants {wanted}",
+        hint=f"for example sim://digits?{key}={_EXAMPLES[key]}",
     )
 
 

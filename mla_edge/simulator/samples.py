@@ -26,7 +26,7 @@ def labelled_samples(split: str, count: int, seed: int) -> list[Sample]:
     """
     if split not in SPLITS:
         raise ConfigError(
-            f"There is no split {split!r}.", hint=f"Use one of: {', '.join(SPLITS)}."
+            f"there is no split {split!r}", hint=f"use one of: {', '.join(SPLITS)}"
         )
     return [_sample(split, seed, index) for index in range(count)]
 

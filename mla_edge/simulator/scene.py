@@ -11,6 +11,7 @@ from typing import NamedTuple, Tuple
 
 import numpy as np
 
+from mla_edge.errors import ConfigError
 from mla_edge.simulator.glyphs import MARKS, mark
 from mla_edge.simulator.textures import background, colour, grain, texture
 
@@ -331,7 +332,10 @@ def _crop(ink: np.ndarray) -> np.ndarray:
     held = ink > 0.2
     rows, columns = np.flatnonzero(held.any(axis=1)), np.flatnonzero(held.any(axis=0))
     if not len(rows):
-        raise ValueError("the bitmap holds no ink: nothing in it is above 0.2")
+        raise ConfigError(
+            "the bitmap holds no ink: nothing in it is above 0.2",
+            hint="give ink as 0…1, 1 where the pen was, or None for no digit",
+        )
     part = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.pad(part.astype(np.float32), 1)
 

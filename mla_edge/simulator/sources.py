@@ -87,11 +87,11 @@ class _Source:
     def _check(self, time_s: float) -> None:
         """Raise CaptureError once closed, and CaptureEnded from the set duration on."""
         if self._closed:
-            raise CaptureError("This simulator is closed.", hint="Open it again.")
+            raise CaptureError("the simulator is closed")
         duration_s = self.world.options.duration
         if duration_s is not None and time_s >= duration_s - _ROUNDING_S:
             raise CaptureEnded(
-                f"sim://digits has ended after {duration_s:g} s, as it was told."
+                f"sim://digits has ended: its duration is {duration_s:g} s"
             )
 
     def _wait_until(self, due_s: float, timeout_s: float) -> None:
@@ -105,9 +105,8 @@ class _Source:
             left_s = begun_s + timeout_s - now_s
             if left_s <= 0:
                 raise CaptureTimeout(
-                    f"sim://digits has nothing new within {timeout_s:g} s; next in "
-                    f"{missing_s:.3f} s.",
-                    hint="Wait longer, or set a higher fps.",
+                    f"nothing new from sim://digits in {timeout_s:g} s",
+                    hint=f"the next is due in {missing_s:.3f} s",
                 )
             self._sleep(min(missing_s, left_s))
 

@@ -84,8 +84,8 @@ class SpeechBank:
         """Which clips say ``digit`` in a voice of ``split``: train, calibrate or test."""
         if (digit, split) not in self._indices:
             raise ConfigError(
-                f"The speech bank has no digit {digit!r} in the split {split!r}.",
-                hint=f"Ask for 0…9 in one of: {', '.join(SPLITS)}.",
+                f"the speech bank has no digit {digit!r} in the split {split!r}",
+                hint=f"ask for 0…9 in one of: {', '.join(SPLITS)}",
             )
         return self._indices[digit, split]
 
@@ -93,8 +93,8 @@ class SpeechBank:
         """Clip ``index`` (from ``indices``), float32 in [-1, 1] at RATE_HZ, peak about 0.95."""
         if self.digits[index] != digit:
             raise ConfigError(
-                f"Clip {index} says {self.digits[index]}, not {digit}.",
-                hint="Take the index from SpeechBank.indices(digit, split).",
+                f"clip {index} says {self.digits[index]}, not {digit}",
+                hint="take the index from SpeechBank.indices(digit, split)",
             )
         start = self._ends[index - 1] if index else 0
         return decode_mu_law(self._codes[start : self._ends[index]])
