@@ -12,7 +12,7 @@ import numpy as np
 
 from mla_edge._content import find
 from mla_edge._toml import Table
-from mla_edge.errors import ConfigError
+from mla_edge.errors import ConfigError, InferenceError
 from mla_edge.preprocess import Preprocessor
 from mla_edge.signals import PRESENT, Frame, InputSpec, Reading, Sample, Signal, Sound, Tensors
 
@@ -118,8 +118,11 @@ def to_examples(samples: Iterable[Sample], inputs: Sequence[InputSpec]) -> list[
     """Each sample through the runtime's preprocessing, copied out of its buffers."""
     preprocess = Preprocessor(inputs)
     examples = []
-    for sample in samples:
-        tensors = {name: np.array(value) for name, value in preprocess(sample).items()}
+    for number, sample in enumerate(samples):
+        try:
+            tensors = {name: np.array(value) for name, value in preprocess(sample).items()}
+        except InferenceError as error:
+            raise ConfigError(f"sample {number}: {error}", hint="leave that sample out") from error
         truths = {name: signal.truth for name, signal in sample.signals.items()}
         examples.append(Example(tensors, truths))
     return examples

@@ -1,0 +1,170 @@
+"""``export``: from a network to a bundle."""
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
+
+import typer
+from typing_extensions import Annotated
+
+if TYPE_CHECKING:
+    from mla_edge.exporter.pipeline import ExportRequest, ExportResult
+    from mla_edge.exporter.steps import StepEvent
+
+
+def export(
+    network: Annotated[
+        str, typer.Argument(help="digits, package.module:function or file.py:function.")
+    ] = "digits",
+    profile: Annotated[
+        str, typer.Option(help="The device: a name in device_profiles/, or a path.")
+    ] = "",
+    recipe: Annotated[str, typer.Option(help="A name in export/, or a path.")] = "default",
+    out: Annotated[Path, typer.Option(help="Where the bundle goes.")] = Path("bundles"),
+    data: Annotated[
+        Optional[Path], typer.Option(help="A folder of real samples, to distil and calibrate on.")
+    ] = None,
+    calibration: Annotated[
+        Optional[str],
+        typer.Option(help="A name in calibration/, a .toml, or an .npz of recorded samples."),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(min=0.0, help="Points of accuracy that may be lost, at most.")
+    ] = 1.0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the bundle that is there, under a dated name.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; words go to stderr.")
+    ] = False,
+) -> None:
+    """Prune, quantize and prove a network for a device, and write a bundle."""
+    from mla_edge._content import names
+    from mla_edge.errors import ConfigError
+
+    if not profile:
+        raise ConfigError(
+            "for which device? --profile is missing",
+            hint=f"--profile is one of {', '.join(names('device_profiles'))}",
+        )
+    from mla_edge.exporter import pipeline
+
+    request = pipeline.ExportRequest(
+        profile=profile,
+        network=network,
+        recipe=recipe,
+        out=out,
+        data=data,
+        calibration=calibration,
+        max_drop=max_drop,
+        keep=keep,
+    )
+    if dry_run:
+        _tell_plan(pipeline.describe_plan(request), as_json)
+        return
+    with _progress() as on_step:
+        result = pipeline.export(request, on_step)
+    shown = _summary(result)
+    typer.echo(json.dumps(shown) if as_json else _words(result, shown, request))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[["StepEvent"], None]]:
+    """A line on stderr for each finished step, and the running one below it on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda event: None if event.seconds is None else _say(_line(event))
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    with console.status("mla-edge") as status:
+
+        def on_step(event: "StepEvent") -> None:
+            if event.seconds is None:
+                status.update(f"{event.step} {event.tier}".rstrip() + " …")
+            else:
+                console.print(_line(event), markup=False, soft_wrap=True)
+
+        yield on_step
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _line(event: "StepEvent") -> str:
+    took = "reused" if event.reused else f"{event.seconds:.1f} s"
+    return f"{took:>8}  {event.step} {event.tier}".rstrip() + (
+        f": {event.note}" if event.note else ""
+    )
+
+
+def _summary(result: "ExportResult") -> Dict[str, Any]:
+    """What ``--json`` prints."""
+    report = result.report
+    return {
+        "bundle": str(result.bundle.folder),
+        "reused": result.reused,
+        "kept": str(result.kept) if result.kept else None,
+        "network": result.bundle.network,
+        "profile": result.bundle.profile,
+        "opset": report["profile"]["opset"],
+        "precision": report["precision"],
+        "tiers": {
+            tier["name"]: {
+                "size_bytes": tier["size_bytes"],
+                "parameters": tier["parameters_after"],
+                "cpu_precision": tier["cpu_precision"],
+                "drop_points": {f: a["drop_points"] for f, a in tier["agreement"].items()},
+                "agreement": tier["agreement"],
+                "tensorrt": tier["tensorrt"]["status"],
+            }
+            for tier in report["tiers"]
+        },
+        "worst_drop_points": report["gate"]["worst_drop_points"],
+        "routing": report["routing"],
+        "calibration_sha256": report["calibration"]["sha256"],
+        "report": str(result.bundle.folder / "report.html"),
+        "seconds": round(result.seconds, 2),
+    }
+
+
+def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportRequest") -> str:
+    """What a person is told."""
+    how = "reused, nothing it was made from has changed" if result.reused else "written"
+    lines = [f"{shown['bundle']}: {how} ({shown['seconds']:.0f} s)"]
+    routing = shown["routing"]
+    for name, tier in shown["tiers"].items():
+        sizes = tier["size_bytes"]
+        drops = tier["drop_points"]
+        lines.append(
+            f"  {name}: {sizes['cpu'] / 1e6:.2f} MB (float {sizes['float'] / 1e6:.2f} MB), "
+            f"{routing['cost_ms'][name]:.2f} ms here "
+            f"(float {routing['float_cost_ms'][name]:.2f} ms), "
+            f"{-max(drops.values()) + 0.0:+.2f} points, TensorRT: {tier['tensorrt']}"
+        )
+    if len(shown["tiers"]) > 1:
+        for mode in routing["modes"]:
+            verb = "pays" if mode["threshold"] <= 1 else "does not pay"
+            lines.append(
+                f"  routing {verb} with {mode['mode']}: {mode['kept']:.0%} kept, "
+                f"break-even {mode['break_even']:.0%}, {mode['cost_ms']:.2f} ms a decision"
+            )
+    if result.kept:
+        lines.append(f"  the bundle that was there is now {result.kept}")
+    lines.append(f"  report: {shown['report']}")
+    return "\n".join(lines)
+
+
+def _tell_plan(plan: Dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(plan, default=str))
+        return
+    typer.echo(f"would write {plan['bundle']} and do this:")
+    for step in plan["steps"]:
+        typer.echo(f"  {step}")

@@ -1,0 +1,34 @@
+"""What every step of one export shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mla_edge.exporter.calibration import CalibrationSet
+    from mla_edge.exporter.recipe import Recipe
+    from mla_edge.exporter.steps import StepCache, Steps
+    from mla_edge.networks import Network
+    from mla_edge.profiles import DeviceProfile
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every tier of one export shares."""
+
+    profile: DeviceProfile
+    recipe: Recipe
+    precision: str
+    network: Network
+    calibration: CalibrationSet
+    own_samples: bool  # the user gave data or a calibration set: shipped ranges do not count
+    trains: bool  # there is training data
+    base: str  # sha256 over the network, its code, the data and our code
+    steps: Steps
+    cache: StepCache
+
+    @property
+    def threads(self) -> int:
+        """ONNX Runtime's threads here; a board's number says nothing about this machine."""
+        return self.profile.threads if self.profile.tensorrt is None else 0

@@ -1,0 +1,350 @@
+"""The export, straight down: from a network's name to a bundle that is proven and published."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Mapping
+
+from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
+from mla_edge.errors import AccuracyGateError, ConfigError
+from mla_edge.exporter import report as reporting
+from mla_edge.exporter.calibration import (
+    CalibrationSpec,
+    load_calibration,
+    load_calibration_spec,
+    modes,
+)
+from mla_edge.exporter.held_back import hold_back, match_golden, pick_golden
+from mla_edge.exporter.job import Job
+from mla_edge.exporter.policy import ModeRouting
+from mla_edge.exporter.publishing import (
+    check_room,
+    check_target,
+    disk_errors,
+    find_equal,
+    output_folder,
+    publish,
+)
+from mla_edge.exporter.recipe import Recipe, choose_precision, load_recipe
+from mla_edge.exporter.routing import choose_policy
+from mla_edge.exporter.shipped_ranges import shipped_ranges_sha256
+from mla_edge.exporter.steps import (
+    OnStep,
+    StepCache,
+    StepEvent,
+    Steps,
+    code_fingerprint,
+    hash_folder,
+    hash_of,
+    network_code,
+    partial_folder,
+    versions,
+)
+from mla_edge.exporter.tiers import TierResult, export_tier, worst_layers
+from mla_edge.golden import FILE as GOLDEN
+from mla_edge.golden import write_golden
+from mla_edge.networks import Network, load_network
+from mla_edge.profiles import DeviceProfile, load_profile
+
+MAX_DROP_POINTS = 1.0
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, for which device, how, and where to."""
+
+    profile: str
+    network: str = "digits"
+    recipe: str = "default"
+    out: Path = Path("bundles")
+    data: Path | None = None
+    calibration: str | None = None
+    max_drop: float = MAX_DROP_POINTS
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The published bundle and its report."""
+
+    bundle: Bundle
+    report: Mapping[str, Any]
+    reused: bool
+    kept: Path | None  # where the bundle that was there before went
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export of a request will work with, and where it will write."""
+
+    profile: DeviceProfile
+    recipe: Recipe
+    precision: str
+    calibration: CalibrationSpec
+    network: Network
+    target: Path
+
+
+def _silent(event: StepEvent) -> None:
+    """Nobody listens."""
+
+
+def export(
+    request: ExportRequest, on_step: OnStep = _silent, *, cache: StepCache | None = None
+) -> ExportResult:
+    """Make, prove and publish a bundle; equal inputs give back the bundle that is there.
+
+    Nothing is published, and nothing half-written stays, when a step fails or is interrupted.
+    Raises ConfigError, ExportError (names the step), AccuracyGateError (writes
+    ``<name>.failed-report.json`` and ``.html``) and MissingDependency.
+    """
+    began = time.monotonic()
+    steps = Steps(on_step)
+    plan = load(request, steps)
+    target = plan.target
+    with disk_errors(request.out), output_folder(request.out), partial_folder(
+        request.out, target.name
+    ) as folder:
+        check_room(folder, _room_mb(plan.network))
+        with steps.step("load_calibration"):
+            calibration = load_calibration(plan.calibration, plan.network)
+            steps.note(f"{plan.calibration.name}, sha256 {calibration.sha256[:12]}")
+        inputs = hash_inputs(request, plan, calibration.sha256)
+        equal = find_equal(target, inputs)
+        if equal is not None:
+            report = reporting.read(target)
+            return ExportResult(equal, report, True, None, time.monotonic() - began)
+        job = Job(
+            profile=plan.profile,
+            recipe=plan.recipe,
+            precision=plan.precision,
+            network=plan.network,
+            calibration=calibration,
+            own_samples=request.data is not None or request.calibration is not None,
+            trains=request.data is not None,
+            base=hash_network(request, plan),
+            steps=steps,
+            cache=cache or StepCache(),
+        )
+        held = hold_back(job)
+        results = [export_tier(job, part, held) for part in plan.network.tiers]
+        policy, float_cost_ms, routings = choose_policy(job, results)
+        facts = describe(request, plan, job, results, routings)
+        facts["routing"]["cost_ms"] = dict(policy.cost_ms)
+        facts["routing"]["float_cost_ms"] = float_cost_ms
+        facts["routing"]["measured_on"] = policy.measured_on
+        facts["provenance"]["inputs_sha256"] = inputs
+        if not facts["gate"]["passed"]:
+            refuse(request, plan, job, results, facts)
+        with steps.step("bundle"):
+            golden = pick_golden(job, held)
+            facts["provenance"]["golden"] = match_golden(job, results, golden)
+            write_golden(folder / GOLDEN, golden)
+            write_graphs(folder, results)
+            reporting.write(folder, facts)
+            bundle = write_manifest(folder, plan, policy, facts)
+        with steps.step("publish"):
+            kept = publish(folder, target, keep=request.keep)
+            reporting.forget_failed(target)
+    bundle = dataclasses.replace(bundle, folder=target)
+    return ExportResult(bundle, facts, False, kept, time.monotonic() - began)
+
+
+def load(request: ExportRequest, steps: Steps) -> Plan:
+    """Everything the request names, loaded and checked; writes nothing."""
+    with steps.step("load_profile"):
+        profile = load_profile(request.profile)
+        if not profile.supported:
+            raise ConfigError(
+                f"{profile.title} is not supported: {profile.unsupported_reason}",
+                hint="mla-edge profiles lists the boards and what is true of them",
+            )
+    with steps.step("load_recipe"):
+        recipe = load_recipe(request.recipe)
+        calibration = load_calibration_spec(request.calibration or recipe.calibration)
+        precision = choose_precision(recipe, profile)
+        if precision != recipe.precision:
+            steps.note(f"{profile.name} has no {recipe.precision}: {precision}")
+    with steps.step("load_network"):
+        if request.data is not None and not request.data.is_dir():
+            raise ConfigError(f"{request.data}: no such folder", hint="give --data a folder")
+        network = load_network(request.network, data=request.data)
+    target = request.out / f"{network.name}-{profile.name}"
+    check_target(target)
+    return Plan(profile, recipe, precision, calibration, network, target)
+
+
+def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str, Any]:
+    """What ``export`` would do; everything is loaded and checked, nothing is written."""
+    plan = load(request, Steps(on_step))
+    todo = []
+    for part in plan.network.tiers:
+        how = plan.recipe.tier(part.tier.name)
+        if how.prune or how.prune_heads:
+            shares = f"{how.prune:.0%} of channels, {how.prune_heads:.0%} of heads"
+            todo.append(f"{part.tier.name}: prune {shares}")
+            if request.data is not None:
+                todo.append(f"{part.tier.name}: distil on {request.data}")
+        todo.append(f"{part.tier.name}: to ONNX, opset {plan.profile.opset}, {plan.precision}")
+        todo.append(f"{part.tier.name}: agreement of both graphs, TensorRT check")
+    todo.append(f"policy for {', '.join('+'.join(mode) for mode in modes(plan.network.inputs))}")
+    there = "replaces the bundle that is there" if plan.target.exists() else "new"
+    if plan.target.exists() and request.keep:
+        there = "the bundle that is there is kept under a dated name"
+    todo.append(f"publish {plan.target} ({there}; equal inputs reuse it)")
+    return {
+        "dry_run": True,
+        "bundle": str(plan.target),
+        "network": plan.network.name,
+        "profile": plan.profile.name,
+        "recipe": plan.recipe.name,
+        "precision": plan.precision,
+        "calibration": dataclasses.asdict(plan.calibration),
+        "steps": todo,
+    }
+
+
+def hash_network(request: ExportRequest, plan: Plan) -> str:
+    """The sha256 over the network, its code, its data, and our code."""
+    data = hash_folder(request.data) if request.data is not None else ""
+    network = plan.network
+    return hash_of(network.fingerprint, network_code(network), data, code_fingerprint())
+
+
+def hash_inputs(request: ExportRequest, plan: Plan, calibration_sha256: str) -> str:
+    """The sha256 over everything that decides what the bundle holds."""
+    return hash_of(
+        hash_network(request, plan),
+        repr(plan.profile),
+        repr(plan.recipe),
+        plan.precision,
+        calibration_sha256,
+        shipped_ranges_sha256(plan.network),
+        request.max_drop,
+    )
+
+
+def describe(
+    request: ExportRequest,
+    plan: Plan,
+    job: Job,
+    results: list[TierResult],
+    routings: list[ModeRouting],
+) -> dict[str, Any]:
+    """Everything the report says, ready for JSON."""
+    worst = max(result.worst_drop for result in results)
+    return {
+        "bundle": plan.target.name,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "network": {
+            "name": plan.network.name,
+            "labels": list(plan.network.labels),
+            "inputs": [dataclasses.asdict(spec) for spec in plan.network.inputs],
+        },
+        "profile": {
+            key: getattr(plan.profile, key)
+            for key in ("name", "title", "tensorrt", "opset", "jetpack", "sm")
+        },
+        "recipe": {"name": plan.recipe.name, "title": plan.recipe.title},
+        "precision": plan.precision,
+        "calibration": {
+            "name": plan.calibration.name,
+            "source": str(plan.calibration.path or plan.calibration.source),
+            "data": request.data is not None,
+            "sha256": job.calibration.sha256,
+            "samples": {
+                split: len(getattr(job.calibration, split))
+                for split in ("calibrate", "tune", "test")
+            },
+        },
+        "tiers": [result.as_json() for result in results],
+        "gate": {
+            "max_drop_points": request.max_drop,
+            "worst_drop_points": worst,
+            "passed": worst <= request.max_drop,
+        },
+        "routing": {
+            "modes": [dataclasses.asdict(routing) for routing in routings],
+        },
+        "not_proven": reporting.not_proven(plan.profile, plan.precision, results),
+        "seconds": {step: round(value, 2) for step, value in job.steps.seconds.items()},
+        "provenance": {
+            "network_ref": request.network,
+            "network_fingerprint": plan.network.fingerprint,
+            "calibration_sha256": job.calibration.sha256,
+            "recipe": plan.recipe.name,
+            "precision": plan.precision,
+            "opset": plan.profile.opset,
+            "versions": versions(),
+        },
+    }
+
+
+def refuse(
+    request: ExportRequest,
+    plan: Plan,
+    job: Job,
+    results: list[TierResult],
+    facts: dict[str, Any],
+) -> None:
+    """Write the report of a failed gate beside where the bundle would be, and raise."""
+    with job.steps.step("sensitivity"):
+        worst = max(results, key=lambda result: result.worst_drop)
+        layers = worst_layers(job, worst)
+        for tier in facts["tiers"]:
+            if tier["name"] == worst.name:
+                tier["sensitivity"] = [
+                    {"layer": layer, "error": error} for layer, error in layers
+                ]
+    path = reporting.write_failed(plan.target, facts)
+    hurt = ", ".join(layer for layer, _ in layers[:3]) or "pruning alone"
+    raise AccuracyGateError(
+        f"tier {worst.name!r} lost {worst.worst_drop:.2f} points of accuracy, "
+        f"{request.max_drop:g} are allowed; nothing was published. Hurt most: {hurt}",
+        hint=f"see {path}; prune less, name the layers in keep_float of the recipe, "
+        "calibrate with your own data (--data, --calibration), or raise --max-drop",
+    )
+
+
+def write_graphs(folder: Path, results: list[TierResult]) -> None:
+    """Copy every tier's two graphs into the bundle."""
+    (folder / "graphs").mkdir()
+    for result in results:
+        for source, suffix in ((result.tensorrt_graph, ""), (result.cpu_graph, ".cpu")):
+            copy = folder / "graphs" / f"{result.name}{suffix}.onnx"
+            copy.write_bytes(source.read_bytes())
+
+
+def write_manifest(
+    folder: Path, plan: Plan, policy: RouterPolicy, facts: Mapping[str, Any]
+) -> Bundle:
+    """Hash what is in ``folder`` and write ``bundle.json``."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    bundle = Bundle(
+        folder=folder,
+        name=plan.target.name,
+        network=plan.network.name,
+        profile=plan.profile.name,
+        labels=plan.network.labels,
+        inputs=plan.network.inputs,
+        tiers=tuple(part.tier for part in plan.network.tiers),
+        policy=policy,
+        created=facts["created"],
+        provenance=dict(facts["provenance"]),
+        files={path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
+    )
+    bundle.write()
+    return bundle
+
+
+def _room_mb(network: Network) -> float:
+    """About what the graphs, the cache of the steps and the golden samples take."""
+    values = sum(
+        tensor.numel() for part in network.tiers for tensor in part.module.state_dict().values()
+    )
+    return 16.0 + values * 4 * 3 / 1e6

@@ -1,0 +1,175 @@
+"""Choose when the cheap tier's answer is good enough: a temperature and a threshold per mode.
+
+The rule is chosen on the ``tune`` samples with the graphs that run on a processor. A threshold
+is taken only if the *count* of answers it would spoil (the cheap tier is kept and wrong, the last
+tier is right) is too small to come from a loss of ``max_loss`` or more, at 90 % confidence. A
+fixed grid of thresholds is tried from careful to bold, and the last one that passes is taken, so
+looking at many thresholds does not spend the confidence (fixed-sequence testing, Bauer 1991).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+import numpy as np
+
+from mla_edge.bundle import ModePolicy, RouterPolicy
+
+ALWAYS = 0.0  # keep the only tier's answer
+NEVER = 1.01  # always go on to the next tier
+MAX_LOSS = 0.01
+_DOUBT = 0.1
+_GRID = tuple(1.0 - float(miss) for miss in np.geomspace(1e-4, 0.75, 64))
+
+
+@dataclass(frozen=True)
+class ModeRouting:
+    """What routing does in one mode, on the tune samples."""
+
+    mode: str
+    samples: int
+    temperature: float
+    threshold: float
+    kept: float  # share of answers that do not need the last tier
+    break_even: float  # share above which routing is cheaper than the last tier alone
+    cost_ms: float  # mean per decision, routed
+    full_cost_ms: float
+    tier_accuracy: Mapping[str, float]
+    routed_accuracy: float
+    why: str
+
+
+def choose_mode(
+    mode: str,
+    logits: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    cost_ms: Mapping[str, float],
+    *,
+    max_loss: float = MAX_LOSS,
+) -> ModeRouting:
+    """The policy of one mode from its tune samples: logits by tier (cheapest first) and labels."""
+    tiers = list(logits)
+    temperature = fit_temperature(logits[tiers[0]], labels)
+    break_even = sum(cost_ms[t] for t in tiers[:-1]) / cost_ms[tiers[-1]]
+    if len(tiers) == 1:
+        threshold, why = ALWAYS, "there is one tier"
+    else:
+        threshold, why = choose_threshold(logits, labels, temperature, max_loss)
+    chosen = route(logits, temperature, threshold)
+    cost = routed_cost_ms(chosen, tiers, cost_ms, threshold)
+    if threshold <= 1.0 and cost >= cost_ms[tiers[-1]] and len(tiers) > 1:
+        share = float(np.mean(chosen < len(tiers) - 1))
+        why = (
+            f"routing does not pay: {share:.0%} could be kept, {break_even:.0%} is break-even"
+        )
+        threshold = NEVER
+        chosen = route(logits, temperature, threshold)
+        cost = routed_cost_ms(chosen, tiers, cost_ms, threshold)
+    right = np.stack([logits[t].argmax(1) == labels for t in tiers])
+    return ModeRouting(
+        mode=mode,
+        samples=len(labels),
+        temperature=temperature,
+        threshold=threshold,
+        kept=float(np.mean(chosen < len(tiers) - 1)),
+        break_even=break_even,
+        cost_ms=cost,
+        full_cost_ms=cost_ms[tiers[-1]],
+        tier_accuracy={t: float(r.mean()) for t, r in zip(tiers, right)},
+        routed_accuracy=float(right[chosen, np.arange(len(labels))].mean()),
+        why=why,
+    )
+
+
+def make_policy(
+    routings: Sequence[ModeRouting], cost_ms: Mapping[str, float], measured_on: str
+) -> RouterPolicy:
+    """The bundle's policy from the choice in every mode."""
+    modes = {r.mode: ModePolicy(r.temperature, r.threshold) for r in routings}
+    return RouterPolicy(modes, dict(cost_ms), measured_on)
+
+
+def route(
+    logits: Mapping[str, np.ndarray], temperature: float, threshold: float
+) -> np.ndarray:
+    """For each sample the index of the tier that answers: the first that is sure enough."""
+    rows = list(logits.values())
+    chosen = np.full(len(rows[0]), len(rows) - 1)
+    for index in range(len(rows) - 2, -1, -1):
+        chosen[confidence(rows[index], temperature) >= threshold] = index
+    return chosen
+
+
+def routed_cost_ms(
+    chosen: np.ndarray, tiers: Sequence[str], cost_ms: Mapping[str, float], threshold: float
+) -> float:
+    """Mean cost of a decision; above 1 the runtime goes straight to the last tier."""
+    if threshold > 1.0:
+        return cost_ms[tiers[-1]]
+    up_to = np.cumsum([cost_ms[tier] for tier in tiers])
+    return float(up_to[chosen].mean())
+
+
+def choose_threshold(
+    logits: Mapping[str, np.ndarray], labels: np.ndarray, temperature: float, max_loss: float
+) -> tuple[float, str]:
+    """The boldest threshold that the samples allow, and why it is not bolder."""
+    count = len(labels)
+    enough = samples_needed(max_loss)
+    if count < enough:
+        return NEVER, f"{count} samples are too few to allow any loss; {enough} are needed"
+    right = np.stack([rows.argmax(1) == labels for rows in logits.values()])
+    taken = NEVER
+    for threshold in _GRID:
+        chosen = route(logits, temperature, threshold)
+        answers = right[chosen, np.arange(count)]
+        spoiled = int(np.sum(~answers & right[-1]))
+        if binomial_cdf(spoiled, count, max_loss) > _DOUBT:
+            if taken == NEVER:
+                return NEVER, f"even the surest {threshold:.2%} spoil {spoiled} of {count}"
+            return taken, f"a bolder threshold would spoil {spoiled} of {count} answers"
+        taken = threshold
+    return taken, "no threshold spoils too many answers"
+
+
+def samples_needed(max_loss: float) -> int:
+    """The fewest samples that can allow a threshold at all: none of them spoiled."""
+    return math.ceil(math.log(_DOUBT) / math.log(1.0 - max_loss))
+
+
+def binomial_cdf(successes: int, trials: int, chance: float) -> float:
+    """P(X ≤ successes) of a binomial distribution."""
+    return sum(
+        math.comb(trials, k) * chance**k * (1.0 - chance) ** (trials - k)
+        for k in range(successes + 1)
+    )
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature with the greatest likelihood (Guo et al. 2017), within 0.1 and 10."""
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits.astype(np.float64) / math.exp(log_temperature)
+        scaled -= scaled.max(axis=1, keepdims=True)
+        total = np.log(np.exp(scaled).sum(axis=1))
+        return float(np.mean(total - scaled[np.arange(len(labels)), labels]))
+
+    low, high = math.log(0.1), math.log(10.0)
+    golden = (math.sqrt(5.0) - 1.0) / 2.0
+    for _ in range(40):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if loss(left) <= loss(right):
+            high = right
+        else:
+            low = left
+    return math.exp((low + high) / 2.0)
+
+
+def confidence(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """The greatest probability of each row at ``temperature``."""
+    scaled = logits.astype(np.float64) / temperature
+    odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    best: np.ndarray = odds.max(axis=1) / odds.sum(axis=1)
+    return best

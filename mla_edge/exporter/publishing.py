@@ -1,0 +1,137 @@
+"""Put a finished bundle in its place, and say clearly when the disk does not let us."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Iterator
+
+from mla_edge.bundle import MANIFEST, Bundle
+from mla_edge.errors import BundleError, ConfigError, ExportError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # renameat2(2)
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Around everything that writes: a full or closed disk becomes an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, (ConfigError, ExportError)):
+            raise
+        where = error.filename or out
+        if error.errno in _FULL:
+            raise ExportError(
+                f"{where}: {error.strerror}; nothing was published",
+                hint="free some space, or choose another --out (and XDG_CACHE_HOME)",
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise ConfigError(
+                f"{where}: cannot be written: {error.strerror}",
+                hint="choose another folder with --out (and XDG_CACHE_HOME for finished steps)",
+            ) from error
+        raise
+
+
+@contextmanager
+def output_folder(out: Path) -> Iterator[None]:
+    """Make ``out``, and remove it again if nothing came to be in it."""
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # not empty: something was published
+                folder.rmdir()
+
+
+def check_room(folder: Path, needed_mb: float) -> None:
+    """ExportError unless the disk of ``folder`` has ``needed_mb`` left."""
+    free_mb = shutil.disk_usage(folder).free / 1e6
+    if free_mb < needed_mb:
+        raise ExportError(
+            f"{folder}: {free_mb:.0f} MB are free, the export needs about {needed_mb:.0f} MB",
+            hint="free some space, or choose another folder",
+        )
+
+
+def check_target(target: Path) -> None:
+    """ConfigError if something that is no bundle is where the bundle is to be."""
+    if not target.exists():
+        return
+    foreign = not target.is_dir() or (
+        not (target / MANIFEST).is_file() and any(target.iterdir())
+    )
+    if foreign:
+        raise ConfigError(
+            f"{target} exists and is not a bundle; it is left alone",
+            hint="move it away, or choose another --out",
+        )
+
+
+def find_equal(target: Path, inputs_sha256: str) -> Bundle | None:
+    """The bundle at ``target`` if it is whole and was made from equal inputs."""
+    try:
+        bundle = Bundle.read(target)
+        bundle.check_hashes()
+    except BundleError:
+        return None
+    return bundle if bundle.provenance.get("inputs_sha256") == inputs_sha256 else None
+
+
+def publish(finished: Path, target: Path, *, keep: bool) -> Path | None:
+    """Rename ``finished`` to ``target``; returns where the old bundle went, if it was kept.
+
+    A bundle that was there is exchanged in one rename, so that a reader finds the old one or the
+    new one, whole, at every moment. With ``keep`` it stays beside it under a dated name.
+    """
+    try:
+        os.rename(finished, target)  # succeeds where nothing, or an empty folder, is
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    kept = _dated(target) if keep else None
+    _exchange(finished, target)
+    if kept is not None:
+        os.rename(finished, kept)
+    return kept
+
+
+def _dated(target: Path) -> Path:
+    try:
+        created = Bundle.read(target).created
+    except BundleError:
+        created = "unreadable"
+    name = f"{target.name}-{created.replace(':', '').replace('+0000', 'Z')}"
+    free = target.with_name(name)
+    copy = 2
+    while free.exists():
+        free = target.with_name(f"{name}-{copy}")
+        copy += 1
+    return free
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap two folders in one step where the system can, in two otherwise."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    names = os.fsencode(one), os.fsencode(other)
+    if rename and rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return
+    aside = one.with_name(one.name + ".old")
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except BaseException:
+        os.rename(aside, other)
+        raise
+    os.rename(aside, one)

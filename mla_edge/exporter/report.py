@@ -1,0 +1,127 @@
+"""What an export did and proved, as ``report.json`` and one page of HTML. Owns jinja2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from mla_edge.bundle import write_atomically
+from mla_edge.errors import BundleError, MissingDependency
+
+try:
+    import jinja2
+except ImportError as error:
+    raise MissingDependency(
+        f"jinja2 cannot be loaded, and the report is made with it: {error}",
+        hint="pip install 'mla-edge[export]'",
+    ) from error
+
+if TYPE_CHECKING:
+    from mla_edge.exporter.tiers import TierResult
+    from mla_edge.profiles import DeviceProfile
+
+JSON = "report.json"
+HTML = "report.html"
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+def write(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write both forms of the report into ``folder``."""
+    write_atomically(folder / JSON, _as_json(facts))
+    write_atomically(folder / HTML, render(facts).encode())
+
+
+def write_failed(target: Path, facts: Mapping[str, Any]) -> Path:
+    """Write the report of an export that was refused beside where its bundle would have been."""
+    path, page = _failed(target)
+    write_atomically(path, _as_json(facts))
+    write_atomically(page, render(facts).encode())
+    return path
+
+
+def forget_failed(target: Path) -> None:
+    """Remove the report of an earlier refusal: the bundle at ``target`` passed."""
+    for path in _failed(target):
+        if path.exists():
+            path.unlink()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The report of the bundle at ``folder``."""
+    path = folder / JSON
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{path}: cannot be read: {error}", hint="export the bundle again"
+        ) from error
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """The report as one page that needs nothing else; follows the reader's light or dark."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(mb=_mb, points=_points, percent=_percent)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**facts)
+
+
+def not_proven(
+    profile: DeviceProfile, precision: str, results: Sequence[TierResult]
+) -> list[str]:
+    """What this export could not show, in sentences."""
+    missing = []
+    if profile.tensorrt is not None:
+        missing.append(
+            f"No {profile.title} took part: no engine was built or timed on it, and no power or "
+            "memory was measured. Times are of the machine that exported."
+        )
+        missing.append(
+            "The float and INT8 graphs ran through ONNX Runtime on a processor. That the board's "
+            "TensorRT gives the same answers is shown on the board, against the golden samples."
+        )
+    else:
+        missing.append("This bundle is for ONNX Runtime; nothing was shown about a GPU or a Jetson.")
+    unchecked = [r.name for r in results if r.tensorrt.status == "not checked"]
+    if unchecked:
+        missing.append(
+            f"No TensorRT parsed or built the graphs of {', '.join(unchecked)}: "
+            f"{next(r.tensorrt.reason for r in results if r.name == unchecked[0])}"
+        )
+    elif profile.tensorrt is not None:
+        version = next(r.tensorrt.version for r in results)
+        missing.append(
+            f"The TensorRT that built the graphs here is {version}, for RTX cards; the board has "
+            f"{profile.tensorrt}, whose operator table was checked but whose builder did not run."
+        )
+    if precision == "int8":
+        missing.append("Whether the board's engine really fuses every INT8 layer shows only there.")
+    missing.append(
+        "The routing was chosen on the tune samples above. It is not a certificate for other "
+        "cameras, rooms or speakers."
+    )
+    return missing
+
+
+def _failed(target: Path) -> tuple[Path, Path]:
+    return tuple(  # type: ignore[return-value]
+        target.with_name(f"{target.name}.failed-report.{kind}") for kind in ("json", "html")
+    )
+
+
+def _as_json(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _mb(size_bytes: float) -> str:
+    return f"{size_bytes / 1e6:.2f} MB"
+
+
+def _points(drop: float) -> str:
+    # A gain is a gain: the sign is that of the change in accuracy, not of the loss.
+    return f"{-drop + 0.0:+.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"

@@ -1,0 +1,66 @@
+"""Measure what routing needs, and choose its policy in every mode."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
+
+from mla_edge.bundle import RouterPolicy, sha256_of
+from mla_edge.exporter.calibration import in_mode, labelled, modes
+from mla_edge.exporter.costs import machine, measure_costs, open_engines, tier_logits
+from mla_edge.exporter.policy import ModeRouting, choose_mode, make_policy
+from mla_edge.exporter.steps import hash_of
+
+if TYPE_CHECKING:
+    from mla_edge.exporter.job import Job
+    from mla_edge.exporter.tiers import TierResult
+
+
+def choose_policy(
+    job: Job, results: Sequence[TierResult]
+) -> tuple[RouterPolicy, dict[str, Any], list[ModeRouting]]:
+    """Temperature and threshold of every mode from the graphs that run on a processor here.
+
+    Also gives each tier's cost in float, measured in the same turns, and what routing does.
+    """
+    graphs = [sha256_of(path) for r in results for path in (r.cpu_graph, r.float_graph)]
+    key = hash_of("policy", job.base, graphs, job.calibration.sha256, machine(), job.threads)
+    entry = job.cache.find(key)
+    if entry is None:
+        with job.steps.step("policy"):
+            entry = job.cache.store(key, lambda folder: _measure_policy(job, results, folder))
+    else:
+        job.steps.reused("policy")
+    found = json.loads((entry / "policy.json").read_text(encoding="utf-8"))
+    routings = [ModeRouting(**row) for row in found["modes"]]
+    policy = make_policy(routings, found["cost_ms"], found["measured_on"])
+    return policy, found["float_cost_ms"], routings
+
+
+def _measure_policy(job: Job, results: Sequence[TierResult], folder: Path) -> None:
+    """Write ``policy.json``: costs, and the choice in every mode."""
+    network = job.network
+    graphs = {result.name: result.cpu_graph for result in results}
+    pairs = {f"{r.name} float": r.float_graph for r in results}
+    feed = job.calibration.tune[0].tensors
+    taken = measure_costs({**graphs, **pairs}, feed, threads=job.threads)
+    costs = {name: taken[name] for name in graphs}
+    engines = open_engines(graphs, threads=job.threads)
+    rows = []
+    for mode in modes(network.inputs):
+        examples = in_mode(job.calibration.tune, network.inputs, mode)
+        tensors, labels = labelled(examples, network.labels)
+        if len(labels):
+            logits = tier_logits(engines, tensors)
+            rows.append(choose_mode("+".join(mode), logits, labels, costs))
+    for engine in engines.values():
+        engine.close()
+    found = {
+        "cost_ms": costs,
+        "float_cost_ms": {r.name: taken[f"{r.name} float"] for r in results},
+        "measured_on": machine(),
+        "modes": [dataclasses.asdict(row) for row in rows],
+    }
+    (folder / "policy.json").write_text(json.dumps(found), encoding="utf-8")

@@ -1,0 +1,76 @@
+"""INT8 ranges that were made with real data and ship, so that nobody else needs the data.
+
+``calibration/<network>-<tier>.json`` holds them with the fingerprint of the network and the
+pruning that they are for. Written by
+``python -m mla_edge.exporter.calibration_cache NETWORK --data DIR``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mla_edge._content import content_dir
+from mla_edge.bundle import sha256_of, write_atomically
+from mla_edge.errors import ConfigError
+from mla_edge.exporter.recipe import TierRecipe
+
+if TYPE_CHECKING:
+    from mla_edge.networks import Network
+
+
+def find_ranges(network: Network, tier: str, how: TierRecipe) -> dict[str, Any] | None:
+    """The shipped entry for exactly this network and pruning; None if there is none.
+
+    Its ``ranges`` are what ``Ranges.from_json`` takes, ``samples_sha256`` and
+    ``source`` say what they were made from.
+    """
+    path = _path(content_dir("calibration"), network.name, tier)
+    if not path.is_file():
+        return None
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
+        key = _key(network.fingerprint, how)
+        return next((dict(e) for e in entries if all(e[k] == v for k, v in key.items())), None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: not a file of INT8 ranges: {error!r}", hint="reinstall mla-edge"
+        ) from error
+
+
+def shipped_ranges_sha256(network: Network) -> str:
+    """The sha256 of the shipped files of this network, one after the other."""
+    folder = content_dir("calibration")
+    paths = (_path(folder, network.name, part.tier.name) for part in network.tiers)
+    return " ".join(sha256_of(path) for path in paths if path.is_file())
+
+
+def write_ranges(
+    folder: Path, network: Network, tier: str, entries: list[dict[str, Any]]
+) -> Path:
+    """Write the entries of one tier; ``make_entry`` makes them."""
+    path = _path(folder, network.name, tier)
+    text = json.dumps({"network": network.name, "tier": tier, "entries": entries}, indent=1)
+    write_atomically(path, (text + "\n").encode())
+    return path
+
+
+def make_entry(
+    network: Network, how: TierRecipe, ranges: Any, samples_sha256: str, source: str
+) -> dict[str, Any]:
+    """One entry: what it is for, what it was made from, and what ``Ranges.to_json`` gave."""
+    made_from = {"samples_sha256": samples_sha256, "source": source, "ranges": ranges}
+    return {**_key(network.fingerprint, how), **made_from}
+
+
+def _key(fingerprint: str, how: TierRecipe) -> dict[str, Any]:
+    return {
+        "network_fingerprint": fingerprint,
+        "prune": how.prune,
+        "prune_heads": how.prune_heads,
+    }
+
+
+def _path(folder: Path, network: str, tier: str) -> Path:
+    return folder / f"{network}-{tier}.json"

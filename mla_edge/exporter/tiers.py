@@ -1,0 +1,299 @@
+"""One tier through the export: smaller, to ONNX, quantized, compared, checked by TensorRT."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import torch
+
+from mla_edge.bundle import sha256_of
+from mla_edge.exporter.agreement import Agreement, measure, sensitivity
+from mla_edge.exporter.calibration import (
+    over_modes,
+    to_examples,
+)
+from mla_edge.exporter.costs import measure_costs
+from mla_edge.exporter.distillation import distil
+from mla_edge.exporter.held_back import HeldBack, run_float
+from mla_edge.exporter.job import Job
+from mla_edge.exporter.onnx_graph import load_model, to_onnx
+from mla_edge.exporter.operators import check_operators
+from mla_edge.exporter.pruning import prune
+from mla_edge.exporter.quantization import calibrate, check_samples, quantize
+from mla_edge.exporter.ranges import Ranges
+from mla_edge.exporter.recipe import TierRecipe
+from mla_edge.exporter.shipped_ranges import find_ranges
+from mla_edge.exporter.steps import (
+    hash_of,
+    versions,
+)
+from mla_edge.exporter.tensorrt_check import BuildReport, verify_tensorrt
+from mla_edge.networks import TierNetwork
+from mla_edge.signals import Tensors, TensorSpec
+
+GOLDEN_SAMPLES = 12
+_SLOWER = 1.1  # an INT8 graph may be this much slower than float before float is taken
+
+
+@dataclass(frozen=True)
+class TierResult:
+    """One tier, finished: its graphs, and everything that was measured on them."""
+
+    name: str
+    float_graph: Path
+    tensorrt_graph: Path
+    cpu_graph: Path
+    shrunk: Mapping[str, Any]  # parameters and widths before and after, the distillation
+    ranges_from: str
+    cpu_precision: str
+    cpu_ms: Mapping[str, float]  # float graph and INT8 graph in turns, on this machine
+    agreement: Mapping[str, Agreement]  # of the graph "tensorrt" and of "cpu"
+    tensorrt: BuildReport
+
+    @property
+    def worst_drop(self) -> float:
+        """Points of accuracy that the worse graph lost against the float network."""
+        return max(found.drop_points for found in self.agreement.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """For the report."""
+        graphs = {
+            "float": self.float_graph, "tensorrt": self.tensorrt_graph, "cpu": self.cpu_graph
+        }  # fmt: skip
+        return {
+            "name": self.name,
+            **self.shrunk,
+            "size_bytes": {form: path.stat().st_size for form, path in graphs.items()},
+            "ranges_from": self.ranges_from,
+            "cpu_precision": self.cpu_precision,
+            "cpu_ms": dict(self.cpu_ms),
+            "agreement": {
+                form: dataclasses.asdict(found) for form, found in self.agreement.items()
+            },
+            "tensorrt": dataclasses.asdict(self.tensorrt),
+        }
+
+
+def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
+    """Everything from the network's tier to two graphs and what is known of them."""
+    name = part.tier.name
+    graphs = make_float_graphs(job, part)
+    shrunk = json.loads((graphs / "shrunk.json").read_text(encoding="utf-8"))
+    float_graph = graphs / "float.onnx"
+    tensorrt_graph, cpu_graph, ranges_from = float_graph, float_graph, ""
+    cpu_precision, cpu_ms = "fp32", {}
+    with job.steps.step("check_operators", name):
+        _check_operators(job, graphs)
+    if job.precision == "fp16":
+        tensorrt_graph = graphs / "half.onnx"
+    elif job.precision == "int8":
+        quantized, ranges_from = quantize_tier(job, part, float_graph)
+        tensorrt_graph = quantized / "tensorrt.onnx"
+        _check_operators(job, quantized)
+        cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(job, part, graphs, quantized, held)
+    return TierResult(
+        name, float_graph, tensorrt_graph, cpu_graph, shrunk, ranges_from, cpu_precision, cpu_ms,
+        agreement={
+            "tensorrt": compare(job, part, tensorrt_graph, held, "tensorrt"),
+            "cpu": compare(job, part, cpu_graph, held, "cpu"),
+        },
+        tensorrt=check_tensorrt(job, part, tensorrt_graph),
+    )  # fmt: skip
+
+
+def make_float_graphs(job: Job, part: TierNetwork) -> Path:
+    """A folder with ``float.onnx``, ``half.onnx`` for FP16, and ``shrunk.json``: what was pruned."""
+    steps, name = job.steps, part.tier.name
+    how = job.recipe.tier(name)
+    shrinks = bool(how.prune or how.prune_heads)
+    half = job.precision == "fp16"
+    opset = int(job.profile.opset or 0)
+    learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
+    key = hash_of("graphs", job.base, name, repr(how), learning, opset, half)
+    entry = job.cache.find(key)
+    if entry is not None:
+        done = [("prune", shrinks), ("distil", bool(learning)), ("to_onnx", True)]
+        for step in (step for step, was_needed in done if was_needed):
+            steps.reused(step, name)
+        return entry
+    module, shrunk = _shrink(job, part, how) if shrinks else (part.module, _whole(part.module))
+    with steps.step("to_onnx", name):
+
+        def make(folder: Path) -> None:
+            smaller = dataclasses.replace(part, module=module)
+            to_onnx(job.network, smaller, folder / "float.onnx", opset=opset)
+            if half:
+                to_onnx(job.network, smaller, folder / "half.onnx", opset=opset, half=True)
+            (folder / "shrunk.json").write_text(json.dumps(shrunk), encoding="utf-8")
+
+        return job.cache.store(key, make)
+
+
+def quantize_tier(job: Job, part: TierNetwork, float_graph: Path) -> tuple[Path, str]:
+    """A folder with ``tensorrt.onnx``, ``cpu.onnx`` and ``ranges.json``; where ranges came from."""
+    name, network = part.tier.name, job.network
+    how = job.recipe.tier(name)
+    shipped = None
+    if not job.own_samples:
+        shipped = find_ranges(network, name, how)
+    origin = shipped["samples_sha256"] if shipped else job.calibration.sha256
+    said = shipped["source"] if shipped else f"calibration set {job.calibration.spec.name}"
+    int8_weights = _takes_int8_weights(job.profile.tensorrt)
+    key = hash_of(
+        "quantize", job.base, sha256_of(float_graph), how.keep_float, origin, int8_weights
+    )
+    entry = job.cache.find(key)
+    if entry is not None:
+        job.steps.reused("quantize", name)
+        return entry, said
+    with job.steps.step("quantize", name):
+        job.steps.note(f"ranges: {said}")
+        if shipped:
+            ranges = Ranges.from_json(shipped["ranges"])
+        else:
+            ranges = calibrate(float_graph, calibration_feeds(job, part))
+
+        kept = _matching(float_graph, how.keep_float)
+
+        def make(folder: Path) -> None:
+            for style in ("tensorrt", "cpu"):
+                quantize(
+                    float_graph, folder / f"{style}.onnx", ranges,
+                    style=style, keep_float=kept, int8_weights=int8_weights,
+                )  # fmt: skip
+            text = json.dumps(ranges.to_json())
+            (folder / "ranges.json").write_text(text, encoding="utf-8")
+
+        return job.cache.store(key, make), said
+
+
+def calibration_feeds(job: Job, part: TierNetwork) -> list[Tensors]:
+    """The calibration samples in every mode in turn, as the tier takes them."""
+    network = job.network
+    whole = [example.tensors for example in job.calibration.calibrate]
+    check_samples(whole, [TensorSpec(s.name, "float32", s.shape) for s in network.inputs])
+    spread = over_modes(job.calibration.calibrate, network.inputs)
+    feeds = [example.tensors for example in spread]
+    if not set(part.tier.inputs) <= set(feeds[0]):
+        feeds = run_float(network, feeds)[1]
+    return [{name: feed[name] for name in part.tier.inputs} for feed in feeds]
+
+
+def choose_cpu_graph(
+    job: Job, part: TierNetwork, graphs: Path, quantized: Path, held: HeldBack
+) -> tuple[Path, str, dict[str, float]]:
+    """The INT8 graph for a processor, or the float one where INT8 is larger or slower here."""
+    name = part.tier.name
+    pair = {"fp32": graphs / "float.onnx", "int8": quantized / "cpu.onnx"}
+    with job.steps.step("cpu_speed", name):
+        feed = {wanted: held.feeds[0][wanted] for wanted in part.tier.inputs}
+        taken = measure_costs(pair, feed, threads=job.threads)
+        smaller = pair["int8"].stat().st_size < pair["fp32"].stat().st_size
+        form = "int8" if smaller and taken["int8"] <= taken["fp32"] * _SLOWER else "fp32"
+        job.steps.note(f"float {taken['fp32']:.2f} ms, INT8 {taken['int8']:.2f} ms: {form}")
+    return pair[form], form, taken
+
+
+def compare(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str) -> Agreement:
+    """How close a graph is to the float network on the samples held back."""
+    name = part.tier.name
+    key = hash_of("agreement", job.base, sha256_of(graph), job.calibration.sha256, versions())
+    entry = job.cache.find(key)
+    if entry is not None:
+        job.steps.reused(f"agreement {form}", name)
+        return Agreement(**json.loads((entry / "agreement.json").read_text(encoding="utf-8")))
+    with job.steps.step(f"agreement {form}", name):
+        feeds = [{wanted: feed[wanted] for wanted in part.tier.inputs} for feed in held.feeds]
+        found = measure(list(held.logits[name]), graph, feeds, held.labels.tolist())
+        job.steps.note(f"drop {found.drop_points:+.2f} points, cosine {found.cosine:.4f}")
+
+        def make(folder: Path) -> None:
+            text = json.dumps(dataclasses.asdict(found))
+            (folder / "agreement.json").write_text(text, encoding="utf-8")
+
+        job.cache.store(key, make)
+    return found
+
+
+def check_tensorrt(job: Job, part: TierNetwork, graph: Path) -> BuildReport:
+    """The verdict of a real TensorRT parser and builder, where one is installed."""
+    with job.steps.step("verify_tensorrt", part.tier.name):
+        verdict = verify_tensorrt(graph, int8=job.precision == "int8")
+        job.steps.note(verdict.status)
+    return verdict
+
+
+def worst_layers(job: Job, result: TierResult) -> list[tuple[str, float]]:
+    """The layers that quantization hurt most, worst first; none where nothing was quantized."""
+    form = max(result.agreement, key=lambda name: result.agreement[name].drop_points)
+    quantized = result.tensorrt_graph if form == "tensorrt" else result.cpu_graph
+    if quantized == result.float_graph:
+        return []
+    part = next(p for p in job.network.tiers if p.tier.name == result.name)
+    feeds = calibration_feeds(job, part)[:24]
+    return list(sensitivity(result.float_graph, quantized, feeds))[:12]
+
+
+def _shrink(
+    job: Job, part: TierNetwork, how: TierRecipe
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    name = part.tier.name
+    with job.steps.step("prune", name):
+        feed = job.calibration.calibrate[0].tensors
+        if not set(part.tier.inputs) <= set(feed):
+            feed = run_float(job.network, [feed])[1][0]
+        example = [torch.from_numpy(feed[wanted]) for wanted in part.tier.inputs]
+        pruned = prune(part.module, example, channels=how.prune, heads=how.prune_heads)
+        millions = pruned.parameters_before / 1e6, pruned.parameters_after / 1e6
+        job.steps.note(f"{millions[0]:.2f} M → {millions[1]:.2f} M parameters")
+    shrunk: dict[str, Any] = {
+        "parameters": pruned.parameters_before,
+        "parameters_after": pruned.parameters_after,
+        "pruned": [dataclasses.asdict(change) for change in pruned.changes],
+        "distillation": None,
+    }
+    if job.trains:
+        with job.steps.step("distil", name):
+            recipe, network = job.recipe.distillation, job.network
+            samples = network.samples("train", recipe.samples, job.calibration.spec.seed)
+            spread = over_modes(to_examples(samples, network.inputs), network.inputs)
+            feeds = [example.tensors for example in spread]
+            if not set(part.tier.inputs) <= set(feeds[0]):
+                feeds = run_float(network, feeds)[1]
+            taught = distil(pruned.module, part.module, feeds, part.tier.inputs, recipe)
+            shrunk["distillation"] = dataclasses.asdict(taught)
+            job.steps.note(f"{taught.steps} steps, loss {taught.first_loss:.3f} → "
+                           f"{taught.last_loss:.3f}")  # fmt: skip
+    return pruned.module, shrunk
+
+
+def _whole(module: torch.nn.Module) -> dict[str, Any]:
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return {
+        "parameters": count, "parameters_after": count, "pruned": [], "distillation": None
+    }  # fmt: skip
+
+
+def _check_operators(job: Job, folder: Path) -> None:
+    if job.profile.tensorrt is not None:
+        for graph in sorted(folder.glob("*.onnx")):
+            if graph.name != "cpu.onnx":
+                check_operators(graph, job.profile.tensorrt)
+
+
+def _matching(graph: Path, patterns: Sequence[str]) -> list[str]:
+    """The nodes that the recipe's patterns name; a pattern that names none stays, to be refused."""
+    names = [node.name for node in load_model(graph).graph.node]
+    found = {p: [n for n in names if fnmatch.fnmatchcase(n, p)] or [p] for p in patterns}
+    return sorted({name for matches in found.values() for name in matches})
+
+
+def _takes_int8_weights(tensorrt: str | None) -> bool:
+    """TensorRT before 10 refuses weights that are stored as INT8."""
+    digits = (tensorrt or "").partition(".")[0]
+    return not digits.isdigit() or int(digits) >= 10
