@@ -139,7 +139,9 @@ def check_network(network: Any, ref: str) -> Network:
 
 def _function_hint(ref: str) -> str:
     if ref.endswith((".pt", ".pth", ".onnx", ".safetensors", ".ckpt")):
-        return "weights alone are no network: give file.py:function that builds it and loads them"
+        return (
+            "weights alone are no network: give file.py:function that builds it and loads them"
+        )
     if ref.endswith(".py"):
         return f"name the function: {ref}:make_network"
     return "write it as my_package.my_module:make_network"

@@ -1,0 +1,151 @@
+"""The reference network ``digits``: a digit shown to the camera, said to the microphone, or both."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mla_edge.errors import ConfigError, MissingDependency
+from mla_edge.networks.encoders import EncoderConfig, HybridEncoder, ImageFront, LogMel
+from mla_edge.networks.multimodal import BridgeConfig, MultimodalNetwork
+from mla_edge.networks.network import Network, TierNetwork
+from mla_edge.signals import NOTHING, InputSpec, Tier
+
+try:
+    from safetensors.torch import load_file
+except ImportError as error:
+    raise MissingDependency(
+        "safetensors is not installed, and the shipped weights are safetensors files",
+        hint="pip install 'mla-edge[export]'",
+    ) from error
+
+LABELS = (*"0123456789", NOTHING)
+RATE_HZ = 8000
+INPUTS = (
+    InputSpec("image", "image", (1, 3, 128, 128)),
+    InputSpec("audio", "audio", (1, RATE_HZ), rate_hz=RATE_HZ),
+)
+WEIGHTS = Path(__file__).with_name("weights") / "digits.safetensors"
+
+_TIER_INPUTS = ("image", "audio", "present")
+
+
+def make_full() -> MultimodalNetwork:
+    """The full tier, untrained."""
+    image = EncoderConfig(
+        in_channels=3,
+        channels=(24, 32, 80, 160),
+        inner=(0, 32, 80, 128),
+        strides=((2, 2),) * 4,
+        grid=(8, 8),
+        window=(4, 4),
+        keep=16,
+        depth=3,
+        heads=5,
+        hidden=640,
+        pool=(2, 2),
+    )
+    audio = EncoderConfig(
+        channels=(24, 32, 80, 160),
+        inner=(0, 32, 80, 128),
+        strides=((2, 2), (2, 2), (2, 2), (2, 1)),
+        grid=(3, 12),
+        window=(3, 4),
+        keep=12,
+        depth=3,
+        heads=5,
+        hidden=640,
+        pool=(3, 1),
+    )
+    return MultimodalNetwork(
+        {
+            "image": HybridEncoder(ImageFront(), image),
+            "audio": HybridEncoder(
+                LogMel(RATE_HZ, frame=256, hop=80, bands=48, frames=96), audio
+            ),
+        },
+        classes=len(LABELS),
+        bridge=BridgeConfig(shared=256, heads=8, hidden=768, depth=2),
+    )
+
+
+def make_lite() -> MultimodalNetwork:
+    """The lite tier, untrained: convolutions only, the modalities meet in the gate."""
+    image = EncoderConfig(
+        in_channels=3,
+        channels=(8, 16, 32, 64),
+        inner=(0, 0, 32, 64),
+        strides=((2, 2),) * 4,
+        grid=(8, 8),
+        window=(8, 8),
+        keep=64,
+        depth=0,
+        heads=1,
+        hidden=0,
+    )
+    audio = EncoderConfig(
+        channels=(8, 16, 32, 64),
+        inner=(0, 0, 32, 64),
+        strides=((2, 2), (2, 2), (2, 2), (2, 1)),
+        grid=(3, 6),
+        window=(3, 6),
+        keep=18,
+        depth=0,
+        heads=1,
+        hidden=0,
+    )
+    return MultimodalNetwork(
+        {
+            "image": HybridEncoder(ImageFront(), image),
+            "audio": HybridEncoder(
+                LogMel(RATE_HZ, frame=256, hop=160, bands=48, frames=48), audio
+            ),
+        },
+        classes=len(LABELS),
+        bridge=None,
+    )
+
+
+def digits(
+    *, data: str | os.PathLike[str] | None = None, weights: str | os.PathLike[str] = WEIGHTS
+) -> Network:
+    """The network with its trained weights.
+
+    Its samples come from the simulator, or from the data folder ``data`` (see
+    ``mla_edge.networks.digits_data``).
+    """
+    full, lite = make_full(), make_lite()
+    try:
+        state = load_file(weights)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{weights}: weights cannot be read: {error}", hint="reinstall mla-edge"
+        ) from error
+    except Exception as error:  # safetensors raises a class of its own, derived from Exception
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ConfigError(
+            f"{weights}: not a whole safetensors file: {error}", hint="reinstall mla-edge"
+        ) from error
+    for prefix, module in (("full.", full), ("lite.", lite)):
+        part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
+        try:
+            module.load_state_dict(part)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{weights}: not weights of this network: {error}",
+                hint="train them: python -m mla_edge.networks.train digits --data DIR --out FILE",
+            ) from error
+        module.eval()
+    from mla_edge.networks.digits_data import sample_source
+
+    return Network(
+        name="digits",
+        labels=LABELS,
+        inputs=INPUTS,
+        tiers=tuple(
+            TierNetwork(Tier(name, _TIER_INPUTS, ("logits",)), module)
+            for name, module in (("lite", lite), ("full", full))
+        ),
+        samples=sample_source(data),
+    )

@@ -1,0 +1,283 @@
+"""Real digits for ``digits``: handwriting on drawn cards, recordings in noise, split by take.
+
+A data folder holds ``mnist.npz`` (``train_images`` [n, 28, 28] uint8, ``train_labels``,
+``test_images``, ``test_labels``), ``spoken_digits.npz`` (``samples`` int16 end to end,
+``offsets`` [n + 1], ``labels``, ``speakers``, ``takes``, ``rate_hz`` 8000) and ``noise.npz``
+(``samples`` [n, length] int16 at 16 kHz, ``classes``).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mla_edge.bundle import sha256_of
+from mla_edge.errors import ConfigError
+from mla_edge.networks.network import SampleSource
+from mla_edge.signals import NOTHING, Frame, Sample, Signal, Sound
+from mla_edge.simulator.glyphs import glyph, pick_style
+from mla_edge.simulator.samples import labelled_samples
+from mla_edge.simulator.scene import compose, degrade
+from mla_edge.simulator.speech import SpeechBank
+
+RATE_HZ = 8000
+WINDOW = 8000
+SIZE = 128
+FILES = ("mnist.npz", "spoken_digits.npz", "noise.npz")
+TEST_TAKES = range(5)  # the usual split of this corpus
+TUNE_TAKES = range(5, 8)
+_TUNE_PICTURES = 5000  # the last of the training pictures
+
+
+@dataclass(frozen=True)
+class DigitsData:
+    """The arrays of a data folder; every split is disjoint by picture, take and noise clip."""
+
+    pictures: dict[str, tuple[np.ndarray, np.ndarray]]  # split -> [n, 28, 28], [n]
+    recordings: dict[str, dict[int, list[np.ndarray]]]  # split -> digit -> float32 clips
+    noises: dict[str, list[np.ndarray]]  # split -> float32 clips at 8 kHz
+    hashes: dict[str, str]  # file -> sha256
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], *, speakers: tuple[str, ...] | None = None
+    ) -> DigitsData:
+        """Read the folder; ``speakers`` limits the recordings to those people.
+
+        Split of recordings: takes 0-4 test, 5-7 tune, the rest train. Split of pictures: the
+        file's own test pictures; the last 5,000 training pictures tune. ``calibrate`` is made
+        of training data, which quantization may see.
+        """
+        root = Path(folder)
+        mnist, spoken, noise = (_read(root / name) for name in FILES)
+        pictures = {
+            "train": (
+                mnist["train_images"][:-_TUNE_PICTURES],
+                mnist["train_labels"][:-_TUNE_PICTURES],
+            ),
+            "tune": (
+                mnist["train_images"][-_TUNE_PICTURES:],
+                mnist["train_labels"][-_TUNE_PICTURES:],
+            ),
+            "test": (mnist["test_images"], mnist["test_labels"]),
+        }
+        if int(spoken["rate_hz"]) != RATE_HZ:
+            raise ConfigError(
+                f"{root / FILES[1]}: rate_hz is {int(spoken['rate_hz'])}, not {RATE_HZ}",
+                hint="resample the recordings",
+            )
+        recordings: dict[str, dict[int, list[np.ndarray]]] = {
+            split: {digit: [] for digit in range(10)} for split in ("train", "tune", "test")
+        }
+        for i, (label, speaker, take) in enumerate(
+            zip(spoken["labels"], spoken["speakers"], spoken["takes"])
+        ):
+            if speakers is not None and str(speaker) not in speakers:
+                continue
+            split = "test" if take in TEST_TAKES else "tune" if take in TUNE_TAKES else "train"
+            start, end = spoken["offsets"][i : i + 2]
+            clip = spoken["samples"][start:end].astype(np.float32) / 32768
+            recordings[split][int(label)].append(clip)
+        noises: dict[str, list[np.ndarray]] = {"train": [], "tune": [], "test": []}
+        for i, samples in enumerate(noise["samples"]):
+            halved = samples[: len(samples) // 2 * 2].reshape(-1, 2).mean(1) / 32768
+            split = {0: "tune", 1: "test"}.get(i % 8, "train")
+            noises[split].append(halved.astype(np.float32))
+        hashes = {name: sha256_of(root / name) for name in FILES}
+        data = cls(pictures, recordings, noises, hashes)
+        for table in (data.pictures, data.recordings, data.noises):
+            table["calibrate"] = table["train"]  # type: ignore[attr-defined]
+        return data
+
+
+def _read(path: Path) -> Any:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: no such file", hint=f"the data folder holds {', '.join(FILES)}"
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", hint="copy it again") from error
+
+
+def speed(clip: np.ndarray, factor: float) -> np.ndarray:
+    """``clip`` played ``factor`` times as fast, pitch and formants with it."""
+    length = max(1, int(len(clip) / factor))
+    at = np.arange(length, dtype=np.float32) * factor
+    return np.interp(at, np.arange(len(clip)), clip).astype(np.float32)
+
+
+def add_noise(sound: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """``sound`` plus ``noise`` at ``snr_db``, the level of speech taken where there is any."""
+    loud = np.abs(sound) > 1e-4
+    speech_power = float(np.mean(np.square(sound[loud]))) if loud.any() else 1e-3
+    noise_power = float(np.mean(np.square(noise))) + 1e-12
+    scale = np.sqrt(speech_power / noise_power * 10 ** (-snr_db / 10))
+    return (sound + noise * scale).astype(np.float32)
+
+
+class DigitsMaker:
+    """Draws and speaks digits of one split, with all the wear a robot meets."""
+
+    def __init__(self, data: DigitsData, split: str, *, synthetic: float = 0.25) -> None:
+        """A share ``synthetic`` comes from the simulator's own glyphs and voices."""
+        self._pictures, self._picture_labels = data.pictures[split]
+        self._by_digit = [np.flatnonzero(self._picture_labels == d) for d in range(10)]
+        self._recordings = data.recordings[split]
+        self._noises = data.noises[split]
+        self._split = "train" if split == "calibrate" else split
+        self._synthetic_split = {"train": "train", "test": "test"}.get(split, "calibrate")
+        self._synthetic = synthetic
+        self._bank = SpeechBank.load()
+
+    def picture(
+        self, rng: np.random.Generator, digit: int | None, *, level: float = 1.0
+    ) -> np.ndarray:
+        """A scene [128, 128, 3] uint8 with ``digit`` on a card, or with no digit."""
+        return compose(rng, self.ink(rng, digit), SIZE, SIZE, level=level)
+
+    def ink(self, rng: np.random.Generator, digit: int | None) -> np.ndarray | None:
+        """An alpha bitmap of ``digit``, float32 in 0…1."""
+        if digit is None:
+            return None
+        if rng.random() < self._synthetic:
+            return glyph(digit, pick_style(self._synthetic_split, rng), rng)
+        chosen = self._pictures[rng.choice(self._by_digit[digit])]
+        return chosen.astype(np.float32) / 255
+
+    def worn_picture(self, rng: np.random.Generator, digit: int | None) -> np.ndarray:
+        """As ``picture``, sometimes blurred or half covered."""
+        picture = self.picture(rng, digit, level=float(rng.uniform(0.1, 1)))
+        wear = rng.random()
+        if wear < 0.12:
+            return degrade(picture, rng, blur_px=float(rng.uniform(0.5, 3)))
+        if wear < 0.24:
+            return degrade(picture, rng, occlude=float(rng.uniform(0.1, 0.55)))
+        return picture
+
+    def word(self, rng: np.random.Generator, digit: int) -> np.ndarray:
+        """A recording of ``digit``, as it is, float32 in [-1, 1] at 8 kHz."""
+        clips = self._recordings[digit]
+        if not clips or rng.random() < self._synthetic:
+            indices = self._bank.indices(digit, self._synthetic_split)
+            return self._bank.clip(digit, int(rng.choice(indices)))
+        return clips[rng.integers(len(clips))]
+
+    def noise(self, rng: np.random.Generator) -> np.ndarray:
+        """One second of a recorded, white, pink-like or babble noise, not scaled."""
+        kind = rng.random()
+        if kind < 0.55 and self._noises:
+            clip = self._noises[rng.integers(len(self._noises))]
+            start = rng.integers(max(1, len(clip) - WINDOW))
+            part = clip[start : start + WINDOW]
+            if np.abs(part).max(initial=0) > 1e-3 and len(part) == WINDOW:
+                return part
+        if kind < 0.8:
+            white = rng.standard_normal(WINDOW).astype(np.float32)
+            return _shaped(white, rng.uniform(0, 1.2), rng)
+        babble = np.zeros(WINDOW, np.float32)
+        for _ in range(int(rng.integers(3, 7))):
+            word = self.word(rng, int(rng.integers(10)))[::-1][:WINDOW]  # backwards: no digit
+            start = rng.integers(WINDOW - len(word) + 1)
+            babble[start : start + len(word)] += word
+        return babble
+
+    def worn_sound(self, rng: np.random.Generator, digit: int | None) -> np.ndarray:
+        """One second, float32 [8000], of ``digit`` said somewhere in it, or of nothing said."""
+        sound = np.zeros(WINDOW, np.float32)
+        if digit is not None:
+            word = self.word(rng, digit)
+            word = _voice(speed(word, float(rng.uniform(0.8, 1.25))), rng)
+            if len(word) > WINDOW:
+                word = speed(word, len(word) / WINDOW)[:WINDOW]
+            sound = place(word, rng)
+        elif rng.random() < 0.2:  # the edge of a word is not yet a word
+            word = speed(self.word(rng, int(rng.integers(10))), float(rng.uniform(0.8, 1.25)))
+            cut = int(len(word) * rng.uniform(0.02, 0.15))
+            if rng.random() < 0.5:
+                sound[WINDOW - cut :] = word[:cut]
+            else:
+                sound[:cut] = word[len(word) - cut :]
+        snr_db = rng.uniform(-10, 30) if rng.random() < 0.7 else rng.uniform(30, 50)
+        sound = add_noise(sound, self.noise(rng), float(snr_db))
+        level = 10 ** (rng.uniform(-38, -8) / 20)
+        sound *= level / (np.sqrt(np.mean(np.square(sound))) + 1e-6)
+        if digit is None and rng.random() < 0.15:
+            sound *= 1e-3  # a muted or dead-quiet microphone
+        return np.clip(sound, -1, 1)
+
+
+def place(word: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``word`` (cut to a second) somewhere in a second of silence."""
+    word = word[:WINDOW]
+    sound = np.zeros(WINDOW, np.float32)
+    start = rng.integers(WINDOW - len(word) + 1)
+    sound[start : start + len(word)] = word
+    return sound
+
+
+def _shaped(white: np.ndarray, tilt: float, rng: np.random.Generator) -> np.ndarray:
+    """``white`` with a spectrum falling as frequency^-tilt and a random resonance."""
+    spectrum = np.fft.rfft(white)
+    bins = np.arange(1, len(spectrum) + 1)
+    gain = bins**-tilt
+    if rng.random() < 0.3:
+        centre, width = rng.uniform(100, 3000), rng.uniform(50, 800)
+        gain = gain * (1 + 20 * np.exp(-(((bins - centre) / width) ** 2)))
+    return np.fft.irfft(spectrum * gain, len(white)).astype(np.float32)
+
+
+def _voice(word: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``word`` through another microphone, room and vocal tract."""
+    size = len(word)
+    spectrum = np.fft.rfft(word)
+    position = np.linspace(0, 1, len(spectrum))
+    if rng.random() < 0.7:  # a smooth random equalizer of ±9 dB
+        gains_db = np.interp(position, np.linspace(0, 1, 6), rng.uniform(-9, 9, 6))
+        spectrum *= 10 ** (gains_db / 20)
+    if rng.random() < 0.3:  # a telephone, or a small loudspeaker
+        low, high = rng.uniform(0, 0.08), rng.uniform(0.6, 1)
+        spectrum *= 1 / (1 + np.exp(-(position - low) * 200) ** 1)
+        spectrum *= 1 / (1 + np.exp((position - high) * 60))
+    out = np.fft.irfft(spectrum, size).astype(np.float32)
+    if rng.random() < 0.3:  # a room: exponentially decaying noise
+        length = int(rng.uniform(0.02, 0.25) * RATE_HZ)
+        tail = rng.standard_normal(length) * np.exp(-5 * np.arange(length) / length)
+        tail *= rng.uniform(0.1, 0.5) / (np.linalg.norm(tail) + 1e-6)
+        wide = size + length
+        wet = np.fft.irfft(np.fft.rfft(out, wide) * np.fft.rfft(tail, wide), wide)
+        out = (np.pad(out, (0, length)) + wet)[: max(size, int(size * 1.1))].astype(np.float32)
+    return out
+
+
+def sample_source(folder: str | os.PathLike[str] | None) -> SampleSource:
+    """Labelled samples of the folder's digits; of the simulator's where there is no folder."""
+    if folder is None:
+        return labelled_samples
+    data = DigitsData.load(folder)
+
+    def samples(split: str, count: int, seed: int) -> list[Sample]:
+        maker = DigitsMaker(data, split)
+        rng = np.random.default_rng([seed, len(split)])
+        return [_sample(maker, rng, i) for i in range(count)]
+
+    return samples
+
+
+def _sample(maker: DigitsMaker, rng: np.random.Generator, index: int) -> Sample:
+    """One moment: class ``index`` modulo 11, both modalities or one of them."""
+    digit = index % 11 if index % 11 < 10 else None
+    truth = NOTHING if digit is None else str(digit)
+    there = rng.choice(3, p=(0.6, 0.2, 0.2))  # both, image only, audio only
+    signals: dict[str, Signal] = {}
+    if there != 2:
+        signals["image"] = Frame(maker.worn_picture(rng, digit), 0.0, truth)
+    if there != 1:
+        signals["audio"] = Sound(maker.worn_sound(rng, digit), RATE_HZ, 0.0, truth)
+    return Sample(signals)

@@ -1,0 +1,86 @@
+"""The family's network: encoders per modality, a cross-modal bridge, a dynamic gate, a head.
+
+Shapes: B batch, M modalities, N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mla_edge.networks.encoders import HybridEncoder
+from mla_edge.networks.fusion import CrossModalBridge, DynamicGate
+from mla_edge.networks.tokens import TokenPooling
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """The shape of the cross-modal bridge."""
+
+    shared: int
+    heads: int
+    hidden: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Everything training wants to see of one pass; export keeps ``logits`` only."""
+
+    logits: Tensor  # [B, classes]
+    each: Tensor  # [B, M, classes]: what each modality says, before fusion
+    features: Tensor  # [B, M, C]
+    gate: Tensor  # [B, M]
+
+
+class MultimodalNetwork(nn.Module):
+    """One to six modalities in, class logits out; absent ones are masked, never faked.
+
+    Without a ``bridge`` the modalities meet only in the gate, as a small tier does.
+    """
+
+    def __init__(
+        self, encoders: Mapping[str, HybridEncoder], classes: int, bridge: BridgeConfig | None
+    ) -> None:
+        """``encoders`` by input name, in the order of the ``present`` mask, of equal width."""
+        super().__init__()
+        widths = {encoder.width for encoder in encoders.values()}
+        if len(widths) != 1:
+            raise ValueError(f"the encoders' tokens differ in width: {sorted(widths)}")
+        width = widths.pop()
+        self.names = tuple(encoders)
+        self.encoders = nn.ModuleDict(encoders)
+        self.bridge: CrossModalBridge | None = None
+        if bridge is not None and len(encoders) > 1:
+            self.bridge = CrossModalBridge(
+                width, bridge.shared, bridge.heads, bridge.hidden, bridge.depth
+            )
+            width = bridge.shared
+        self.pools = nn.ModuleList(TokenPooling(width) for _ in encoders)
+        self.norm = nn.LayerNorm(width)
+        self.gate = DynamicGate(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Raw tensors of each modality, then ``present`` [B, M] if M > 1 → logits [B, classes]."""
+        raws = dict(zip(self.names, inputs))
+        if len(self.names) == 1:
+            present = torch.ones_like(inputs[0].flatten(1)[:, :1])
+        else:
+            present = inputs[-1]
+        return self.fuse(
+            {name: self.encoders[name](raws[name]) for name in raws}, present
+        ).logits
+
+    def fuse(self, encoded: Mapping[str, Tensor], present: Tensor) -> Fused:
+        """Tokens of each modality, [B, N, C], and the mask [B, M] → what training wants."""
+        tokens = [encoded[name] for name in self.names]
+        if self.bridge is not None:
+            tokens = self.bridge(tokens, present)
+        pooled = [pool(part) for pool, part in zip(self.pools, tokens)]
+        features = self.norm(torch.stack(pooled, 1))  # [B, M, C]
+        fused, gate = self.gate(features, present)
+        return Fused(self.head(fused), self.head(features), features, gate)

@@ -1,0 +1,365 @@
+"""Train a reference network: ``python -m mla_edge.networks.train digits --data DIR --out FILE``.
+
+Stages: each modality alone, contrastive alignment of the two, both together with modality
+dropout, then the lite tier distilled from the full one. Every batch is a function of the seed,
+the stage and the step, so an interrupted training goes on exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mla_edge.errors import MlaEdgeError
+from mla_edge.networks.digits import make_full, make_lite
+from mla_edge.networks.digits_data import DigitsData, DigitsMaker
+from mla_edge.networks.multimodal import MultimodalNetwork
+
+BATCH = 64
+NONE = 10  # label of "no digit"
+STAGES = ("image", "audio", "align", "joint", "lite")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long each stage is, in steps of 64 samples, and its peak learning rate."""
+
+    seed: int = 0
+    image_steps: int = 2000
+    audio_steps: int = 2000
+    align_steps: int = 150
+    joint_steps: int = 1500
+    lite_steps: int = 2200
+    rate: float = 1.5e-3
+    joint_rate: float = 6e-4
+    lite_rate: float = 3e-3
+
+    def steps(self, stage: str) -> int:
+        """The steps of ``stage``."""
+        return int(getattr(self, f"{stage}_steps"))
+
+    def peak(self, stage: str) -> float:
+        """The peak learning rate of ``stage``."""
+        return {"joint": self.joint_rate, "align": self.joint_rate, "lite": self.lite_rate}.get(
+            stage, self.rate
+        )
+
+
+class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Batch ``step`` of a stage, made on the fly."""
+
+    def __init__(self, maker: DigitsMaker, stage: str, plan: Plan) -> None:
+        """Draw from ``maker``."""
+        self._maker, self._stage, self._plan = maker, stage, plan
+
+    def __len__(self) -> int:
+        """How many batches the stage has."""
+        return self._plan.steps(self._stage)
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        """image uint8 [B, 128, 128, 3], audio [B, 8000], present [B, 2], labels int64 [B, 3].
+
+        The labels are the picture's, the sound's and the moment's.
+        """
+        rng = np.random.default_rng([self._plan.seed, STAGES.index(self._stage), step])
+        maker, stage = self._maker, self._stage
+        image = np.zeros((BATCH, 128, 128, 3), np.uint8)
+        audio = np.zeros((BATCH, 8000), np.float32)
+        present = np.ones((BATCH, 2), np.float32)
+        labels = np.full((BATCH, 3), NONE)
+        for i in range(BATCH):
+            digit = int(rng.integers(11))
+            digit = digit if digit < NONE else None  # type: ignore[assignment]
+            if stage in ("joint", "lite"):
+                present[i] = ((1, 1), (1, 0), (0, 1))[rng.choice(3, p=(0.5, 0.22, 0.28))]
+            # With both there, the digit may be only shown or only said.
+            silent = present[i].all() and stage in ("joint", "lite") and rng.random() < 0.2
+            shown, said = digit, digit
+            if silent:
+                shown, said = (digit, None) if rng.random() < 0.5 else (None, digit)
+            if stage != "audio" and present[i, 0]:
+                image[i] = maker.worn_picture(rng, shown)
+            if stage != "image" and present[i, 1]:
+                audio[i] = maker.worn_sound(rng, said)
+            labels[i] = [NONE if d is None else d for d in (shown, said, digit)]
+        return {
+            "image": torch.from_numpy(image),
+            "audio": torch.from_numpy(audio),
+            "present": torch.from_numpy(present),
+            "labels": torch.from_numpy(labels),
+        }
+
+
+class Probe(nn.Module):
+    """A throw-away head that lets one encoder learn alone."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        """Mean of the tokens, then a linear layer."""
+        super().__init__()
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N, C] → [B, classes]."""
+        return self.head(tokens.mean(1))
+
+
+def encode(network: MultimodalNetwork, batch: dict[str, Tensor], name: str) -> Tensor:
+    """The tokens of one modality; the front in float32, the rest in bfloat16."""
+    raw = batch[name]
+    if name == "image":
+        raw = raw.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
+    encoder = network.encoders[name]
+    features = encoder.front(raw)  # type: ignore[operator]
+    with torch.autocast("cpu", torch.bfloat16):
+        return encoder.encode(features)  # type: ignore[operator,no-any-return]
+
+
+def fused(network: MultimodalNetwork, batch: dict[str, Tensor]) -> Any:
+    """Everything the network gives for a batch, under bfloat16."""
+    tokens = {name: encode(network, batch, name) for name in network.names}
+    with torch.autocast("cpu", torch.bfloat16):
+        return network.fuse(tokens, batch["present"])
+
+
+def aligned(left: Tensor, right: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """Supervised contrastive loss between two modalities; equal classes are positives.
+
+    InfoNCE (van den Oord et al. 2018) with soft targets over all samples of the class, since a
+    batch of 64 holds each class several times.
+    """
+    left, right = functional.normalize(left, dim=1), functional.normalize(right, dim=1)
+    scores = left @ right.T / temperature
+    same = (labels[:, None] == labels[None]).float()
+    target = same / same.sum(1, keepdim=True)
+    return functional.cross_entropy(scores, target) + functional.cross_entropy(scores.T, target)
+
+
+class Trainer:
+    """Runs the stages and keeps a checkpoint beside the output."""
+
+    def __init__(self, data: DigitsData, plan: Plan, checkpoint: Path | None) -> None:
+        """Go on from ``checkpoint`` if it is there and of the same plan."""
+        torch.manual_seed(plan.seed)
+        self.plan = plan
+        self.full, self.lite = make_full(), make_lite()
+        for network in (self.full, self.lite):
+            network.encoders["image"].to(memory_format=torch.channels_last)
+        width = self.full.encoders["image"].width
+        self.probes = nn.ModuleDict(
+            {name: Probe(int(width), 11) for name in ("image", "audio")}
+        )
+        self.done: list[str] = []
+        self._maker = DigitsMaker(data, "train")
+        self._checkpoint = checkpoint
+        self._resume: dict[str, Any] | None = None
+        if checkpoint is not None and checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            if state["plan"] == asdict(plan):
+                self._modules().load_state_dict(state["modules"])
+                self.done, self._resume = state["done"], state["running"]
+
+    def _modules(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"full": self.full, "lite": self.lite, "probes": self.probes})
+
+    def run(self, stages: tuple[str, ...] = STAGES) -> None:
+        """Every stage that is not done."""
+        for stage in stages:
+            if stage not in self.done:
+                self._run_stage(stage)
+                self.done.append(stage)
+                self._save(None)
+
+    def _run_stage(self, stage: str) -> None:
+        plan, steps = self.plan, self.plan.steps(stage)
+        loss_of, trained = self._task(stage)
+        optimizer = torch.optim.AdamW(trained.parameters(), weight_decay=0.02)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, plan.peak(stage), total_steps=steps, pct_start=0.1
+        )
+        first = 0
+        if self._resume is not None and self._resume["stage"] == stage:
+            optimizer.load_state_dict(self._resume["optimizer"])
+            schedule.load_state_dict(self._resume["schedule"])
+            first = self._resume["step"]
+        self._resume = None
+        trained.train()
+        started, losses, rights = time.monotonic(), [], []
+        for step, batch in enumerate(self._batches(stage, first), first):
+            loss, right = loss_of(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained.parameters(), 2.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+            rights.append(right)
+            if (step + 1) % 100 == 0 or step + 1 == steps:
+                rate = (step + 1 - first) * BATCH / (time.monotonic() - started)
+                _say(
+                    f"{stage} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} "
+                    f"right {100 * np.mean(rights[-100:]):.1f} % · {rate:.0f} samples/s"
+                )
+            if (step + 1) % 250 == 0:
+                self._save(
+                    {
+                        "stage": stage,
+                        "step": step + 1,
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                    }
+                )
+        trained.eval()
+
+    def _batches(self, stage: str, first: int) -> Iterator[dict[str, Tensor]]:
+        batches = Batches(self._maker, stage, self.plan)
+        return iter(
+            torch.utils.data.DataLoader(
+                batches, batch_size=None, sampler=range(first, len(batches)), num_workers=1
+            )
+        )
+
+    def _task(
+        self, stage: str
+    ) -> tuple[Callable[[dict[str, Tensor]], tuple[Tensor, float]], nn.Module]:
+        """The loss of a stage, and what it trains."""
+        full, lite = self.full, self.lite
+
+        def alone(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+            labels = batch["labels"][:, 0 if stage == "image" else 1]
+            logits = self.probes[stage](encode(full, batch, stage)).float()
+            return _classified(logits, labels)
+
+        def align(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+            assert full.bridge is not None
+            labels = batch["labels"][:, 2]
+            sides = []
+            for name in full.names:
+                tokens = encode(full, batch, name)
+                sides.append(full.bridge.project(tokens.float()).mean(1))
+            near = (
+                functional.normalize(sides[0], dim=1) @ functional.normalize(sides[1], dim=1).T
+            )
+            right = float((labels[near.argmax(1)] == labels).float().mean())
+            return aligned(sides[0], sides[1], labels), right
+
+        def joint(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+            return _classified(fused(full, batch).logits.float(), batch["labels"][:, 2])
+
+        def distil(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+            with torch.no_grad():
+                teacher = fused(full, batch).logits.float()
+            student = fused(lite, batch).logits.float()
+            loss, right = _classified(student, batch["labels"][:, 2])
+            return 0.4 * loss + distilled(student, teacher), right
+
+        if stage in ("image", "audio"):
+            return alone, nn.ModuleList([full.encoders[stage], self.probes[stage]])
+        if stage == "align":
+            return align, full
+        if stage == "joint":
+            return joint, full
+        full.eval()
+        return distil, lite
+
+    def _save(self, running: dict[str, Any] | None) -> None:
+        if self._checkpoint is None:
+            return
+        partial = self._checkpoint.with_suffix(".partial")
+        state = {
+            "plan": asdict(self.plan),
+            "modules": self._modules().state_dict(),
+            "done": self.done,
+            "running": running,
+        }
+        torch.save(state, partial)
+        partial.replace(self._checkpoint)
+
+
+def distilled(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """Hinton et al. 2015: divergence of softened outputs, scaled by the temperature squared."""
+    return (
+        functional.kl_div(
+            (student / temperature).log_softmax(1),
+            (teacher / temperature).log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        * temperature**2
+    )
+
+
+def _classified(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    loss = functional.cross_entropy(logits, labels, label_smoothing=0.05)
+    return loss, float((logits.argmax(1) == labels).float().mean())
+
+
+def save_weights(full: nn.Module, lite: nn.Module, path: Path, about: dict[str, str]) -> None:
+    """Both tiers in half precision as one safetensors file, with ``about`` in its header."""
+    tensors = {
+        f"{tier}.{name}": value.half() if value.is_floating_point() else value
+        for tier, module in (("full", full), ("lite", lite))
+        for name, value in module.state_dict().items()
+    }
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=about)
+    partial.replace(path)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, and write the weights."""
+    parser = argparse.ArgumentParser(prog="python -m mla_edge.networks.train")
+    parser.add_argument("network", choices=["digits"])
+    parser.add_argument(
+        "--data", required=True, help="folder of mnist.npz, spoken_digits.npz, noise.npz"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, help="the .safetensors file to write"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--effort", type=float, default=1.0, help="scales the steps of every stage"
+    )
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    plan = scaled(Plan(seed=args.seed), args.effort)
+    try:
+        data = DigitsData.load(args.data)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = args.out.with_suffix(".checkpoint")
+        trainer = Trainer(data, plan, checkpoint)
+        trainer.run()
+        about = {"plan": json.dumps(asdict(plan)), "data": json.dumps(data.hashes)}
+        save_weights(trainer.full, trainer.lite, args.out, about)
+    except MlaEdgeError as error:
+        _say(f"{error}\n  {error.hint}")
+        return error.exit_code
+    return 0
+
+
+def scaled(plan: Plan, effort: float) -> Plan:
+    """``plan`` with every stage ``effort`` times as long, at least 20 steps."""
+    values = asdict(plan)
+    for stage in STAGES:
+        values[f"{stage}_steps"] = max(20, round(values[f"{stage}_steps"] * effort))
+    return Plan(**values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
