@@ -35,8 +35,11 @@ PICTURE_FPS = 30.0
 URL_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
 CSI_DEFAULTS = {"width": 1280, "height": 720, "fps": 30}
 
+# OpenCV reads these when it opens something. It and FFmpeg would warn at every try to reopen a
+# lost device, of which our errors tell already.
+os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(V4L2_TIMEOUT_S))
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 if "OPENCV_LOG_LEVEL" not in os.environ:
-    # It warns at every try to reopen a lost device, of which our errors tell already.
     _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # 4, 5
     _set_log_level(2)  # errors
 
@@ -69,6 +72,7 @@ class LiveCamera:
         self._newest: tuple[np.ndarray, float] | None = None
         self._spares: list[np.ndarray] = []  # decoded into again, to spare the allocation
         self._keeper = Keeper(name, open_feed, self._pump, lambda feed: feed.release())
+        self._keeper.start()
 
     def read(self, timeout_s: float) -> Frame:
         """The newest frame not read before."""
@@ -271,7 +275,6 @@ def open_v4l2(source: str) -> DeviceFeed:
     path = v4l2.camera_path(source)
     if not re.fullmatch(r"/dev/video\d+", path):
         raise CaptureError(f"no camera at {source}", hint=f"there is: {v4l2.list_cameras()}")
-    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(V4L2_TIMEOUT_S))
     capture = cv2.VideoCapture(int(path[len("/dev/video") :]), cv2.CAP_V4L2)
     if not capture.isOpened():
         capture.release()

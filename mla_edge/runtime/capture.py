@@ -61,7 +61,8 @@ def open_camera(source: str, *, as_fast_as_possible: bool = False) -> ContextMan
     CaptureError: it does not open. ConfigError: ``source`` makes no sense.
     """
     if source.startswith(SIMULATED):
-        from mla_edge.simulator.sources import DigitsOptions, SimCamera
+        from mla_edge.simulator.digits import DigitsOptions
+        from mla_edge.simulator.sources import SimCamera
 
         options = DigitsOptions.parse(source)
         return closing(SimCamera(options, as_fast_as_possible=as_fast_as_possible))
@@ -82,7 +83,8 @@ def open_microphone(
     changed by it. Errors as ``open_camera``.
     """
     if source.startswith(SIMULATED):
-        from mla_edge.simulator.sources import DigitsOptions, SimMicrophone
+        from mla_edge.simulator.digits import DigitsOptions
+        from mla_edge.simulator.sources import SimMicrophone
 
         return closing(
             SimMicrophone(

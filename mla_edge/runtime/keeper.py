@@ -29,7 +29,7 @@ class Keeper(Generic[Device]):
         pump: Callable[[Device, threading.Event], None],
         close_device: Callable[[Device], None],
     ) -> None:
-        """Open the device here, so that a first failure is the caller's."""
+        """Nothing is opened before ``start``."""
         self.news = threading.Condition()  # notified when something came, or nothing ever will
         self.finished = False
         self._name = name
@@ -38,9 +38,13 @@ class Keeper(Generic[Device]):
         self._close_device = close_device
         self._fault: CaptureError | None = None
         self._closing = threading.Event()
-        device = open_device()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Open the device, here, so that a first failure is the caller's; then pump it."""
+        device = self._open_device()
         self._thread = threading.Thread(
-            target=self._keep, args=(device,), name=f"mla-edge {name}", daemon=True
+            target=self._keep, args=(device,), name=f"mla-edge {self._name}", daemon=True
         )
         self._thread.start()
 
@@ -65,7 +69,8 @@ class Keeper(Generic[Device]):
         """Stop the thread and let go of the device; safe to call twice."""
         self._closing.set()
         self._finish()  # wakes up a read that waits in another thread
-        self._thread.join(JOIN_S)
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
 
     def _finish(self) -> None:
         with self.news:

@@ -58,6 +58,7 @@ class LiveMicrophone:
         self._heard_s = 0.0
         self._opened = False
         self._keeper = Keeper(f"microphone {source}", self._open, self._watch, self._stop)
+        self._keeper.start()
 
     def read(self, timeout_s: float) -> Sound:
         """The last window; it waits only when there is none."""
@@ -158,8 +159,9 @@ def find_device(source: str) -> Any:
     try:
         return sounddevice.query_devices(wanted, "input")
     except ValueError as error:  # no name matches, several do, or it is a loudspeaker
+        why = " ".join(str(error).split())
         raise CaptureError(
-            f"no microphone {source!r}: {error}", hint=list_microphones()
+            f"no microphone {source!r}: {why}", hint=list_microphones()
         ) from error
 
 
@@ -188,7 +190,7 @@ def explain(source: str, error: Exception) -> CaptureError:
     if _code(error) == _UNAVAILABLE:
         return CaptureError(
             f"the microphone {source} is in use by another program",
-            hint="fuser -v /dev/snd/* says which; end it, or use 'default'",
+            hint="fuser -v /dev/snd/* says which; end it",
         )
     if "querying device" in str(error):
         return CaptureError(f"no microphone {source!r}", hint=list_microphones())

@@ -1,0 +1,68 @@
+"""What is said where there is no microphone; real ones are in test_vdev.py."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("sounddevice")
+
+OPEN = (
+    "from mla_edge.errors import MlaEdgeError\n"
+    "from mla_edge.runtime.capture import open_microphone\n"
+    "try:\n"
+    "    open_microphone({source!r}, rate_hz=8000, window_s=1)\n"
+    "except MlaEdgeError as error:\n"
+    "    print(type(error).__name__, error.exit_code, error, '|', error.hint)\n"
+)
+
+
+def said(source, *, before="", **environment):
+    """What a fresh Python says that opens ``source``."""
+    done = subprocess.run(
+        [sys.executable, "-c", before + OPEN.format(source=source)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("source", ["99", "Kitchen microphone"])
+def test_no_such_microphone_says_which_there_are(source):
+    words = said(source)
+    assert words.startswith(f"CaptureError 6 no microphone '{source}'")
+    assert "this machine has no microphone" in words or "there is: " in words
+
+
+def test_no_microphone_at_all():
+    words = said("default")
+    if not words:
+        pytest.skip("this machine has a microphone")
+    assert words.startswith("CaptureError 6 no microphone 'default'")
+    assert "plug one in" in words
+
+
+def test_without_portaudio_it_says_what_to_install():
+    words = said(
+        "default", before="import ctypes.util\nctypes.util.find_library = lambda _: None\n"
+    )
+    assert words.startswith("MissingDependency 3 sounddevice finds no PortAudio")
+    assert "apt-get install libportaudio2" in words
+
+
+def test_without_sounddevice_it_says_what_to_install():
+    words = said("default", before="import sys\nsys.modules['sounddevice'] = None\n")
+    assert words.startswith("MissingDependency 3 sounddevice is not installed")
+    assert "pip install 'mla-edge[mic]'" in words
+
+
+def test_a_broken_sound_system_is_named(tmp_path):
+    path = tmp_path / "asound.conf"
+    path.write_text("pcm.!default {")
+    words = said("default", ALSA_CONFIG_PATH=str(path))
+    assert words.startswith("CaptureError 6 ")
+    assert "arecord -l" in words
