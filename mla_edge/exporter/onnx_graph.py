@@ -17,7 +17,14 @@ import numpy as np
 from mla_edge.bundle import write_atomically
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.errors import BundleError, ConfigError, ExportError, MissingDependency
-from mla_edge.signals import PRESENT, Reading, Tensors, TensorSpec
+from mla_edge.exporter.tracing import (
+    FORWARD_ERRORS,
+    example_inputs,
+    find_scopes,
+    forward,
+    halve,
+)
+from mla_edge.signals import Tensors, TensorSpec
 
 try:
     import onnx
@@ -35,14 +42,8 @@ if TYPE_CHECKING:
 
 OPSETS = range(14, 21)  # what torch's exporter for exact opsets knows
 KEEP_FLOAT32 = "mla_edge.keep_float32"  # metadata: the scopes that stay in float32
-LAYER_NORMALIZATION = 17  # the opset that has it; below, it is spelled out in small operators
+
 MIN_COSINE, MIN_COSINE_HALF = 0.9999, 0.99  # graph against network, on made-up inputs
-NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm)
-# What a network's own forward may raise; anything else is a bug of ours.
-FORWARD_ERRORS = (
-    RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
-    AssertionError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ def to_onnx(
         )
     examples = example_inputs(network, tier, 2)
     module = copy.deepcopy(tier.module).eval()
-    scopes, untouched = _trace_scopes(module, [examples[0][n] for n in tier.tier.inputs], name)
-    expected = [_forward(tier, example, network.labels) for example in examples]
+    scopes, untouched = find_scopes(module, tier.tier.inputs, examples[0], name)
+    expected = [forward(tier, example, network.labels) for example in examples]
     if half:
-        _halve(module, opset, untouched)
+        halve(module, opset, untouched)
     model = _export(module, tier, examples[0], opset)
     model = _tidy(model, tier, examples[0])
     entry = model.metadata_props.add()
@@ -112,165 +113,35 @@ def load_model(path: Path) -> Any:
     return model
 
 
+def merge_constants(graph: Any) -> None:
+    """Keep one of equal constants, under its first name, and drop what no node reads."""
+    first: dict[bytes, str] = {}
+    names: dict[str, str] = {}
+    for tensor in graph.initializer:
+        value = onnx.numpy_helper.to_array(tensor)
+        key = repr((tensor.data_type, value.shape)).encode() + value.tobytes()
+        names[tensor.name] = first.setdefault(key, tensor.name)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+    used = {name for node in graph.node for name in node.input}
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer]
+    del graph.initializer[:]
+    graph.initializer.extend(tensor for tensor in kept if tensor.name in used)
+
+
 def kept_nodes(model: Any) -> list[str]:
     """Names of the nodes inside the modules that say ``keep_float32``."""
     entries = {entry.key: entry.value for entry in model.metadata_props}
-    scopes = tuple(json.loads(entries.get(KEEP_FLOAT32, "[]")))
-    return [node.name for node in model.graph.node if node.name.startswith(scopes)]
-
-
-def example_inputs(network: Network, tier: TierNetwork, count: int) -> list[Tensors]:
-    """Seeded inputs of ``tier`` to trace with; after the first, with one modality less."""
-    random = np.random.default_rng(0)
-    readings = None
-    examples: list[Tensors] = []
-    for number in range(count):
-        example: Tensors = {}
-        for spec in network.inputs:
-            if spec.kind == "image":
-                example[spec.name] = random.uniform(0, 255, spec.shape).astype(np.float32)
-            elif spec.kind == "audio":
-                example[spec.name] = random.normal(0, 0.1, spec.shape).astype(np.float32)
-            else:
-                readings = readings or network.samples("calibrate", count, 0)
-                reading = readings[number].signals[spec.name]
-                assert isinstance(reading, Reading), f"{spec.name} is no Reading"
-                example[spec.name] = np.ascontiguousarray(reading.values, np.float32)
-        if len(network.inputs) > 1:
-            present = np.ones((1, len(network.inputs)), np.float32)
-            if number:
-                present[0, number % len(network.inputs)] = 0
-            example[PRESENT] = present
-        for earlier in network.tiers:
-            if set(tier.tier.inputs) <= set(example):
-                break
-            outputs = _forward(earlier, example, network.labels)
-            example.update((n, v) for n, v in outputs.items() if n != "logits")
-        examples.append({name: example[name] for name in tier.tier.inputs})
-    return examples
-
-
-def _forward(tier: TierNetwork, inputs: Tensors, labels: Sequence[str]) -> Tensors:
-    name = tier.tier.name
-    try:
-        with torch.no_grad():
-            found = tier.module(*(torch.from_numpy(inputs[n]) for n in tier.tier.inputs))
-    except FORWARD_ERRORS as error:
-        raise ExportError(
-            f"to_onnx: tier {name!r} does not run: {type(error).__name__}: {error}",
-            hint=f"its forward is given {_shapes(inputs, tier.tier.inputs)}",
-        ) from error
-    values = found if isinstance(found, (tuple, list)) else (found,)
-    names = tier.tier.outputs
-    if len(values) != len(names) or not all(isinstance(v, torch.Tensor) for v in values):
-        kinds = ", ".join(type(value).__name__ for value in values)
-        raise ExportError(
-            f"to_onnx: tier {name!r} gives ({kinds}), but says it gives {', '.join(names)}",
-            hint="return one tensor for every name in the tier's outputs",
+    # Where a module is called again, the exporter counts: /gate/inner_1/MatMul.
+    scopes = [
+        re.compile(
+            "".join(rf"/{re.escape(part)}(_\d+)?" for part in scope.split("/")[1:-1]) + "/"
         )
-    outputs = {n: v.detach().cpu().numpy() for n, v in zip(names, values)}
-    shape = tuple(outputs["logits"].shape)
-    if shape != (1, len(labels)):
-        raise ExportError(
-            f"to_onnx: tier {name!r} gives logits {list(shape)} for {len(labels)} labels",
-            hint=f"logits are [1, {len(labels)}]",
-        )
-    for output, value in outputs.items():
-        if value.dtype != np.float32 or not np.isfinite(value).all():
-            what = "NaN or infinity" if value.dtype == np.float32 else str(value.dtype)
-            raise ExportError(
-                f"to_onnx: tier {name!r} gives {what} in {output!r}",
-                hint="outputs are finite and float32",
-            )
-    return outputs
-
-
-def _trace_scopes(
-    module: torch.nn.Module, inputs: Sequence[np.ndarray], tier: str
-) -> tuple[list[str], set[int]]:
-    """Where marked modules are in the exporter's node names, and the inputs only they take."""
-    tensors = [torch.from_numpy(value) for value in inputs]
-    scopes: list[str] = []
-    straight: set[int] = set()
-    stack: list[str] = []
-
-    def enter(path: str, part: torch.nn.Module) -> Any:
-        def hook(_: Any, arguments: Any, keywords: Any) -> None:
-            stack.append(_scope(path))
-            if getattr(part, "keep_float32", False):
-                scopes.append("/" + "".join(f"{name}/" for name in stack if name))
-                for value in (*arguments, *keywords.values()):
-                    straight.update(i for i, tensor in enumerate(tensors) if value is tensor)
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        stack.pop()
-
-    hooks = []
-    for path, part in module.named_modules():
-        hooks.append(part.register_forward_pre_hook(enter(path, part), with_kwargs=True))
-        hooks.append(part.register_forward_hook(leave))
-    try:
-        with torch.no_grad():
-            module(*tensors)
-    except FORWARD_ERRORS as error:
-        raise ExportError(
-            f"to_onnx: tier {tier!r} does not run: {type(error).__name__}: {error}",
-            hint="its forward is given inputs of "
-            + ", ".join(str(list(v.shape)) for v in inputs),
-        ) from error
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return sorted(set(scopes)), straight
-
-
-def _scope(path: str) -> str:
-    """The exporter's name of a module: its last name with the numbers of its lists."""
-    parts = path.split(".")
-    start = len(parts) - 1
-    while start > 0 and parts[start].isdigit():
-        start -= 1
-    return ".".join(parts[start:])
-
-
-def _halve(module: torch.nn.Module, opset: int, untouched: set[int]) -> None:
-    """Make ``module`` compute in float16: casts at its ends and around what stays float32."""
-    module.half()
-
-    def to(dtype: torch.dtype, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.to(dtype) if value.is_floating_point() else value
-        if isinstance(value, (tuple, list)):
-            return type(value)(to(dtype, part) for part in value)
-        return value
-
-    def widen(_: Any, arguments: Any, keywords: Any) -> Any:
-        wide = {name: to(torch.float32, value) for name, value in keywords.items()}
-        return to(torch.float32, arguments), wide
-
-    def narrow(_: Any, __: Any, output: Any) -> Any:
-        return to(torch.float16, output)
-
-    for part in module.modules():
-        spelled_out = opset < LAYER_NORMALIZATION and isinstance(part, NORMS)
-        if spelled_out or getattr(part, "keep_float32", False):
-            part.float()
-            part.register_forward_pre_hook(widen, with_kwargs=True)
-            part.register_forward_hook(narrow)
-
-    def enter(_: Any, arguments: Any) -> Any:
-        return tuple(
-            value if i in untouched else to(torch.float16, value)
-            for i, value in enumerate(arguments)
-        )
-
-    def leave(_: Any, __: Any, output: Any) -> Any:
-        return to(torch.float32, output)
-
-    module.register_forward_pre_hook(enter)
-    module.register_forward_hook(leave)
+        for scope in json.loads(entries.get(KEEP_FLOAT32, "[]"))
+    ]
+    names = [node.name for node in model.graph.node]
+    return [name for name in names if any(scope.match(name) for scope in scopes)]
 
 
 @contextlib.contextmanager
@@ -311,7 +182,8 @@ def _export(module: torch.nn.Module, tier: TierNetwork, example: Tensors, opset:
 
 def _tidy(model: Any, tier: TierNetwork, example: Tensors) -> Any:
     """Fold constants, drop what does nothing, put every input in its place again."""
-    model = onnxslim.slim(model)
+    # Its Gemm with a Reshape on either side helps no engine, and misses shared weights.
+    model = onnxslim.slim(model, skip_fusion_patterns=["FusionGemm"])
     graph = model.graph
     there = {value.name: value for value in graph.input}
     del graph.input[:]
@@ -320,9 +192,7 @@ def _tidy(model: Any, tier: TierNetwork, example: Tensors) -> Any:
             name, onnx.helper.np_dtype_to_tensor_dtype(example[name].dtype), example[name].shape
         )
         graph.input.append(there.get(name, given))
-    for node in graph.node:
-        if node.op_type == "Gemm":
-            node.name = node.name.replace("/MatMul_output_0", "/Gemm")
+    merge_constants(graph)
     del graph.value_info[:]
     model.producer_version = ""
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
@@ -388,7 +258,3 @@ def _spec(value: Any) -> TensorSpec:
     tensor = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     return TensorSpec(value.name, dtype.name, tuple(dim.dim_value for dim in tensor.shape.dim))
-
-
-def _shapes(inputs: Tensors, names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {list(inputs[name].shape)}" for name in names)

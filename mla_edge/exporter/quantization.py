@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -20,9 +20,16 @@ import numpy as np
 from mla_edge.bundle import write_atomically
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.errors import ConfigError, ExportError, MissingDependency
-from mla_edge.exporter.onnx_graph import OnnxGraph, kept_nodes, load_model, read_graph
-from mla_edge.exporter.ranges import METHODS, Histogram, Ranges
-from mla_edge.signals import PRESENT, Tensors, TensorSpec
+from mla_edge.exporter.flattening import flatten_layers
+from mla_edge.exporter.onnx_graph import (
+    OnnxGraph,
+    kept_nodes,
+    load_model,
+    merge_constants,
+    read_graph,
+)
+from mla_edge.exporter.ranges import METHODS, Histogram, Ranges, check_samples
+from mla_edge.signals import Tensors
 
 try:
     import onnx
@@ -32,7 +39,6 @@ except ImportError as error:
         "onnx is not installed, and quantizing needs it", hint="pip install 'mla-edge[export]'"
     ) from error
 
-MIN_SAMPLES = 32
 STYLES = ("tensorrt", "cpu")
 ACTIVATIONS = ("Relu", "Clip")  # what both engines fuse into the operator before
 
@@ -45,55 +51,18 @@ class Layer:
     source: str
     weight: Any
     axis: int  # of the weight's output channels
-    out: str  # after its activation, if one follows it alone
-    add: Any = None  # the Add that a Conv feeds alone
+    out: str  # after its bias, and after its activation if one follows it alone
+    bias: Any = None  # the Add of a constant that a MatMul feeds alone
+    activation: Any = None
+    add: Any = None  # the Add of another tensor that a Conv feeds alone
     beside: str = ""  # what that Add adds
     total: str = ""  # after the Add and its activation
-    places: dict[str, str] = field(default_factory=dict)  # place -> tensor
 
-    def __post_init__(self) -> None:
-        """Name the places."""
+    @property
+    def places(self) -> dict[str, str]:
+        """The tensors that ranges are kept of, by place."""
         tensors = {"in": self.source, "out": self.out, "beside": self.beside, "sum": self.total}
-        self.places = {
-            f"{self.node.name}:{k}": tensor for k, tensor in tensors.items() if tensor
-        }
-
-
-def check_samples(samples: Sequence[Tensors], inputs: Sequence[TensorSpec]) -> None:
-    """Refuse samples that no good ranges can come from, by the name of the input.
-
-    ConfigError for fewer than 32, ExportError for a missing input, a wrong dtype or shape, NaN
-    or infinity, and for an input that is the same in all of them.
-    """
-    if len(samples) < MIN_SAMPLES:
-        raise ConfigError(
-            f"calibrate: {len(samples)} samples are too few",
-            hint=f"give at least {MIN_SAMPLES}; 128 to 512 are usual",
-        )
-    for spec in inputs:
-        for number, sample in enumerate(samples):
-            value = sample.get(spec.name)
-            what = "is missing" if value is None else _fault(value, spec)
-            if what:
-                raise ExportError(
-                    f"calibrate: input {spec.name!r} of sample {number} {what}",
-                    hint="samples must come out of the same preprocessing as at run time",
-                )
-        first = samples[0][spec.name]
-        # A mask of ones is no fault: all modalities were there.
-        same = all(np.array_equal(sample[spec.name], first) for sample in samples)
-        if same and spec.name != PRESENT:
-            raise ExportError(
-                f"calibrate: input {spec.name!r} is the same in all {len(samples)} samples",
-                hint="calibrate on recorded or simulated samples, never on made-up ones",
-            )
-
-
-def _fault(value: np.ndarray, spec: TensorSpec) -> str:
-    if value.dtype != np.dtype(spec.dtype) or value.shape != spec.shape:
-        expected = f"expected {spec.dtype} {list(spec.shape)}"
-        return f"is {value.dtype} {list(value.shape)}; {expected}"
-    return "" if np.isfinite(value).all() else "has NaN or infinity"
+        return {f"{self.node.name}:{k}": tensor for k, tensor in tensors.items() if tensor}
 
 
 def calibrate(graph: Path, samples: Sequence[Tensors], *, method: str = "mse") -> Ranges:
@@ -142,10 +111,12 @@ def run_with(
 
 
 def find_layers(model: Any, keep_float: Sequence[str] = ()) -> list[Layer]:
-    """The layers to quantize: constant weights, not in a module marked keep_float32, and not
-    in ``keep_float``; ConfigError for a name there that no node has."""
-    graph = model.graph
-    names = {node.name for node in graph.node}
+    """The layers to quantize: those with constant weights that nothing keeps in float.
+
+    What keeps them is a module marked ``keep_float32``, or their name in ``keep_float``;
+    ConfigError for a name there that no node has.
+    """
+    names = {node.name for node in model.graph.node}
     for name in keep_float:
         if name not in names:
             near = difflib.get_close_matches(name, names, 3, 0.3)
@@ -153,37 +124,49 @@ def find_layers(model: Any, keep_float: Sequence[str] = ()) -> list[Layer]:
                 f"quantize: no node is called {name!r}", hint=f"nearest: {', '.join(near)}"
             )
     kept = {*kept_nodes(model), *keep_float}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    outputs = {value.name for value in graph.output}
-    users: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for tensor in node.input:
-            users.setdefault(tensor, []).append(node)
+    surroundings = _Surroundings(model.graph)
+    layers = (surroundings.layer(node) for node in model.graph.node if node.name not in kept)
+    return [layer for layer in layers if layer]
 
-    def follow(tensor: str, kinds: Sequence[str]) -> Any:
-        """The one node that takes ``tensor``, if it is of these kinds."""
-        takers = users.get(tensor, [])
-        alone = len(takers) == 1 and tensor not in outputs
+
+class _Surroundings:
+    """Who takes which tensor of a graph."""
+
+    def __init__(self, graph: Any) -> None:
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.outputs = {value.name for value in graph.output}
+        self.takers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for tensor in node.input:
+                self.takers.setdefault(tensor, []).append(node)
+
+    def layer(self, node: Any) -> Layer | None:
+        """What ``node`` is the middle of; None if it has no constant weights."""
+        axis = _channel_axis(node, self.constants)
+        if axis is None or node.input[0] in self.constants:
+            return None
+        layer = Layer(node, node.input[0], self.constants[node.input[1]], axis, node.output[0])
+        add = self._only_taker(layer.out, ("Add",))
+        if add and node.op_type == "MatMul" and self._is_bias(add, layer.out):
+            layer.bias, layer.out = add, add.output[0]
+        elif add and node.op_type == "Conv" and not set(add.input) & set(self.constants):
+            layer.add, layer.total = add, add.output[0]
+            layer.beside = next((t for t in add.input if t != layer.out), layer.out)
+        layer.activation = self._only_taker(layer.total or layer.out, ACTIVATIONS)
+        if layer.activation and layer.total:
+            layer.total = layer.activation.output[0]
+        elif layer.activation:
+            layer.out = layer.activation.output[0]
+        return layer
+
+    def _only_taker(self, tensor: str, kinds: Sequence[str]) -> Any:
+        takers = self.takers.get(tensor, [])
+        alone = len(takers) == 1 and tensor not in self.outputs
         return takers[0] if alone and takers[0].op_type in kinds else None
 
-    def activated(tensor: str) -> str:
-        after = follow(tensor, ACTIVATIONS)
-        return after.output[0] if after else tensor
-
-    layers = []
-    for node in graph.node:
-        axis = _channel_axis(node, constants)
-        if axis is None or node.name in kept or node.input[0] in constants:
-            continue
-        weight = constants[node.input[1]]
-        layer = Layer(node, node.input[0], weight, axis, activated(node.output[0]))
-        add = follow(node.output[0], ("Add",)) if node.op_type == "Conv" else None
-        if add and not set(add.input) & set(constants):
-            beside = next((t for t in add.input if t != node.output[0]), node.output[0])
-            total = activated(add.output[0])
-            layer = Layer(node, node.input[0], weight, axis, node.output[0], add, beside, total)
-        layers.append(layer)
-    return layers
+    def _is_bias(self, add: Any, tensor: str) -> bool:
+        others = [name for name in add.input if name != tensor]
+        return len(others) == 1 and len(getattr(self.constants.get(others[0]), "dims", ())) == 1
 
 
 def _channel_axis(node: Any, constants: Mapping[str, Any]) -> int | None:
@@ -237,6 +220,9 @@ def quantize(
             hint="calibrate again with this network",
         )
     layers = find_layers(model, keep_float)
+    if style == "cpu":
+        flatten_layers(model, layers)
+        layers = find_layers(model, keep_float)
     rewriter = _Rewriter(model, ranges, style == "cpu", int8_weights or style == "cpu")
     rewriter.rewrite(layers)
     del model.graph.value_info[:]
@@ -260,15 +246,15 @@ class _Rewriter:
         outputs = {value.name for value in self.graph.output}
         sources = {layer.source for layer in layers}
         for layer in layers:
-            place = layer.node.name
-            layer.node.input[0] = self._dequantized(layer.source, f"{place}:in")
+            name = layer.node.name
+            layer.node.input[0] = self._dequantized(layer.source, f"{name}:in")
             self._weights(layer)
             if layer.add is not None and (layer.total in sources or self.cpu):
-                self._replace([layer.add], layer.beside, f"{place}:beside")
+                self._replace([layer.add], layer.beside, f"{name}:beside")
                 if self.cpu and layer.total not in outputs:
-                    self._replace(self.graph.node, layer.total, f"{place}:sum")
+                    self._replace(self.graph.node, layer.total, f"{name}:sum")
             if self.cpu and layer.node.op_type == "Conv" and layer.out not in outputs:
-                self._replace(self.graph.node, layer.out, f"{place}:out")
+                self._replace(self.graph.node, layer.out, f"{name}:out")
         self._arrange()
 
     def _replace(self, nodes: Sequence[Any], tensor: str, place: str) -> None:
@@ -359,7 +345,7 @@ class _Rewriter:
         return scale
 
     def _arrange(self) -> None:
-        """Put the new nodes behind what they read, and drop constants nobody reads."""
+        """Put the new nodes behind what they read."""
         nodes = list(self.after.pop("", []))
         for name in [*self.constants, *(value.name for value in self.graph.input)]:
             nodes.extend(self.after.get(name, []))
@@ -367,10 +353,10 @@ class _Rewriter:
             nodes.append(node)
             for tensor in node.output:
                 nodes.extend(self.after.get(tensor, []))
-        used = {tensor for node in nodes for tensor in node.input}
-        kept = [tensor for name, tensor in self.constants.items() if name in used]
-        kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        constants = list(self.constants.values())
+        constants = [onnx.TensorProto.FromString(c.SerializeToString()) for c in constants]
         del self.graph.node[:], self.graph.initializer[:]
         self.graph.node.extend(nodes)
-        self.graph.initializer.extend(kept)
+        self.graph.initializer.extend(constants)
+        merge_constants(self.graph)

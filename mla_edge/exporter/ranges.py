@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from mla_edge.errors import ConfigError
+from mla_edge.errors import ConfigError, ExportError
+from mla_edge.signals import PRESENT, Tensors, TensorSpec
 
+MIN_SAMPLES = 32
 METHODS = ("mse", "percentile", "minmax")
 BINS = 8192
 PERCENTILE = 99.99
@@ -54,9 +56,48 @@ class Ranges:
             ) from error
 
 
+def check_samples(samples: Sequence[Tensors], inputs: Sequence[TensorSpec]) -> None:
+    """Refuse samples that no good ranges can come from, by the name of the input.
+
+    ConfigError for fewer than 32, ExportError for a missing input, a wrong dtype or shape, NaN
+    or infinity, and for an input that is the same in all of them.
+    """
+    if len(samples) < MIN_SAMPLES:
+        raise ConfigError(
+            f"calibrate: {len(samples)} samples are too few",
+            hint=f"give at least {MIN_SAMPLES}; 128 to 512 are usual",
+        )
+    for spec in inputs:
+        for number, sample in enumerate(samples):
+            value = sample.get(spec.name)
+            what = "is missing" if value is None else _fault(value, spec)
+            if what:
+                raise ExportError(
+                    f"calibrate: input {spec.name!r} of sample {number} {what}",
+                    hint="samples must come out of the same preprocessing as at run time",
+                )
+        first = samples[0][spec.name]
+        # A mask of ones is no fault: all modalities were there.
+        same = all(np.array_equal(sample[spec.name], first) for sample in samples)
+        if same and spec.name != PRESENT:
+            raise ExportError(
+                f"calibrate: input {spec.name!r} is the same in all {len(samples)} samples",
+                hint="calibrate on recorded or simulated samples, never on made-up ones",
+            )
+
+
+def _fault(value: np.ndarray, spec: TensorSpec) -> str:
+    if value.dtype != np.dtype(spec.dtype) or value.shape != spec.shape:
+        expected = f"expected {spec.dtype} {list(spec.shape)}"
+        return f"is {value.dtype} {list(value.shape)}; {expected}"
+    return "" if np.isfinite(value).all() else "has NaN or infinity"
+
+
 class Histogram:
-    """Counts of what one tensor held, in bins that widen by doubling; zeros are left out,
-    as every quantization has them exactly."""
+    """Counts of what one tensor held, in bins that widen by doubling.
+
+    Zeros are left out: every quantization has them exactly.
+    """
 
     def __init__(self) -> None:
         """Start with nothing seen."""
@@ -89,8 +130,9 @@ class Histogram:
         if method == "percentile":
             share = np.cumsum(self.counts) / self.counts.sum()
             tail = (100 - PERCENTILE) / 100
-            low = min(0.0, float(centers[np.searchsorted(share, tail)]))
-            high = max(0.0, float(centers[min(np.searchsorted(share, 1 - tail), BINS - 1)]))
+            low = min(0.0, float(centers[int(np.searchsorted(share, tail))]))
+            last = min(int(np.searchsorted(share, 1 - tail)), BINS - 1)
+            high = max(0.0, float(centers[last]))
             low, high = max(low, self.low), min(high, self.high)
             return Range(low, high, max(-low, high))
         shares = np.linspace(0.1, 1.0, 91)
