@@ -39,6 +39,7 @@ except ImportError as error:
         "onnx is not installed, and quantizing needs it", hint="pip install 'mla-edge[export]'"
     ) from error
 
+KEPT = "mla_edge.keep_float"  # metadata: the layers that `quantize` was told to keep
 STYLES = ("tensorrt", "cpu")
 ACTIVATIONS = ("Relu", "Clip")  # what both engines fuse into the operator before
 
@@ -97,16 +98,17 @@ def run_with(
     """Run ``model`` on each sample, giving inner ``tensors`` as well as its outputs."""
     wider = onnx.ModelProto()
     wider.CopyFrom(model)
-    there = {value.name: value for value in (*model.graph.value_info, *model.graph.input)}
-    outputs = {value.name for value in model.graph.output}
-    wider.graph.output.extend(there[name] for name in tensors if name not in outputs)
+    there = {value.name: value for value in model.graph.value_info}
+    inputs = {value.name for value in model.graph.input}
+    known = {value.name for value in model.graph.output} | inputs
+    wider.graph.output.extend(there[name] for name in tensors if name not in known)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         path.write_bytes(wider.SerializeToString())
         engine = OnnxRuntimeEngine(path, optimise=optimise)
-    names = [spec.name for spec in engine.inputs]
     for sample in samples:
-        yield engine.run({name: sample[name] for name in names})
+        given = {name: sample[name] for name in inputs}
+        yield {**given, **engine.run(given)}
     engine.close()
 
 
@@ -127,6 +129,12 @@ def find_layers(model: Any, keep_float: Sequence[str] = ()) -> list[Layer]:
     surroundings = _Surroundings(model.graph)
     layers = (surroundings.layer(node) for node in model.graph.node if node.name not in kept)
     return [layer for layer in layers if layer]
+
+
+def floating_layers(model: Any) -> list[str]:
+    """Names of the nodes of a quantized graph that were to stay float."""
+    kept = {entry.key: entry.value for entry in model.metadata_props}.get(KEPT, "[]")
+    return [*kept_nodes(model), *json.loads(kept)]
 
 
 class _Surroundings:
@@ -227,6 +235,8 @@ def quantize(
     rewriter.rewrite(layers)
     del model.graph.value_info[:]
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEPT, json.dumps(sorted(keep_float))
     onnx.checker.check_model(model, full_check=True)
     write_atomically(out, model.SerializeToString(deterministic=True))
     return read_graph(out)
