@@ -175,7 +175,10 @@ def list_microphones() -> str:
     ]
     if not names:
         return "this machine has no microphone (arecord -l lists none); plug one in"
-    return f"there is: {'; '.join(names)}"
+    return (
+        f"there is: {'; '.join(names)}; one that another program uses may be missing here"
+        " (fuser -v /dev/snd/* says which does)"
+    )
 
 
 def restart_portaudio() -> None:

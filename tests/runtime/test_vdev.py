@@ -1,0 +1,388 @@
+"""A real V4L2 camera and a real ALSA microphone, in a small guest kernel that has them.
+
+MLA_EDGE_VDEV names the script ``vdev.sh``, which runs a command in there; without it they
+are skipped. Each test runs a few lines of Python in the guest and judges what they print.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import wave
+
+import numpy as np
+import pytest
+
+cv2 = pytest.importorskip("cv2")
+pytest.importorskip("sounddevice")
+
+VDEV = os.environ.get("MLA_EDGE_VDEV")
+pytestmark = pytest.mark.skipif(not VDEV, reason="MLA_EDGE_VDEV does not name vdev.sh")
+
+RATE = 16_000
+PRELUDE = """
+import json, os, subprocess, threading, time
+import numpy as np
+from mla_edge.errors import CaptureError, CaptureTimeout, MlaEdgeError
+from mla_edge.runtime.capture import open_camera, open_microphone
+
+def say(**values):
+    print(json.dumps(values), flush=True)
+
+def words(error):
+    return f"{type(error).__name__}: {error} | {error.hint}"
+
+def told(source, seconds, until=CaptureError):
+    # Reads until an error of the kind comes: after how long, its words, the longest read.
+    begun, longest = time.monotonic(), 0.0
+    while time.monotonic() - begun < seconds:
+        at = time.monotonic()
+        try:
+            source.read(0.1)
+        except MlaEdgeError as error:
+            if type(error) is until:
+                return time.monotonic() - begun, words(error), longest
+        finally:
+            longest = max(longest, time.monotonic() - at)
+        time.sleep(0.005)
+    return None, "", longest
+
+def back(source, seconds, after_s):
+    # Reads until there is a signal captured after the moment: how long that took.
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        try:
+            if source.read(0.1).time_s > after_s:
+                return time.monotonic() - begun
+        except CaptureError:
+            pass
+    return None
+
+def rebind(driver, device):
+    with open(f"/sys/bus/platform/drivers/{driver}/bind", "w") as file:
+        file.write(device)
+"""
+
+
+def in_guest(code, *, video="", wav="", timeout_s=60):
+    """What ``code`` says in the guest, the objects of its lines merged."""
+    done = subprocess.run(
+        [VDEV, f"exec '{sys.executable}' -c \"$GUEST_CODE\""],
+        env={
+            **{key: value for key, value in os.environ.items() if not key.startswith("VDEV_")},
+            "GUEST_CODE": PRELUDE + textwrap.dedent(code),
+            "OMP_NUM_THREADS": "1",
+            "VDEV_TIMEOUT": str(timeout_s),
+            **({"VDEV_VIDEO": str(video)} if video else {}),
+            **({"VDEV_WAV": str(wav)} if wav else {}),
+        },
+        capture_output=True,
+        text=True,
+        timeout=timeout_s + 60,
+    )
+    assert done.returncode == 0, done.stderr
+    result = {}
+    for line in done.stdout.splitlines():
+        result.update(json.loads(line))
+    return result
+
+
+@pytest.fixture
+def counting_video(tmp_path):
+    """Frame ``i`` shows ``i % 128`` as seven black or white bars."""
+    path = tmp_path / "count.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (640, 480))
+    for number in range(300):
+        image = np.zeros((480, 640, 3), np.uint8)
+        for bit in range(7):
+            image[:, bit * 90 : bit * 90 + 90] = 255 * (number >> bit & 1)
+        writer.write(image)
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def noise_wav(tmp_path):
+    """Half a second of noise that is nowhere zero, in 16 bits, and its samples."""
+    rng = np.random.default_rng(5)
+    samples = rng.integers(1, 2**14, RATE // 2).astype("<i2") * rng.choice([-1, 1], RATE // 2)
+    path = tmp_path / "noise.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return path, samples
+
+
+def test_camera_gives_each_frame_once_and_soon(counting_video):
+    said = in_guest(
+        """
+        with open_camera("0") as camera:
+            camera.read(5); time.sleep(1)
+            camera.read(5); drops = camera.drops
+            numbers, times, ages = [], [], []
+            begun = time.monotonic()
+            while time.monotonic() - begun < 4:
+                frame = camera.read(1)
+                now = time.monotonic()
+                bars = frame.image[240, 45:45 + 7 * 90:90].mean(axis=1) > 127
+                numbers.append(int(sum(1 << bit for bit in range(7) if bars[bit])))
+                times.append(frame.time_s); ages.append(now - frame.time_s)
+            say(numbers=numbers, times=times, ages=ages, drops=camera.drops - drops,
+                shape=frame.image.shape)
+        say(threads=threading.active_count())
+        """,
+        video=counting_video,
+    )
+    steps = np.diff(said["numbers"]) % 128
+    fps = len(said["numbers"]) / 4
+    print(f"{fps:.1f} fps, age p50 {np.median(said['ages']) * 1e3:.1f} ms")
+    assert said["shape"] == [480, 640, 3]
+    assert fps >= 12  # 30 where the machine is idle
+    assert (np.diff(said["times"]) > 0).all()
+    assert (steps > 0).mean() > 0.9  # the feeder may send a frame twice, we do not
+    assert np.median(said["ages"]) < 0.05
+    assert min(said["ages"]) >= 0
+    assert said["threads"] == 1
+
+
+def test_a_slow_reader_is_not_behind_the_camera():
+    said = in_guest(
+        """
+        with open_camera("/dev/video0") as camera:
+            camera.read(5); time.sleep(1)
+            ages = []
+            for _ in range(6):
+                time.sleep(0.4)
+                ages.append(time.monotonic() - camera.read(1).time_s)
+            say(ages=ages, drops=camera.drops)
+        """
+    )
+    assert max(said["ages"]) < 0.2
+    assert said["drops"] >= 15
+
+
+def test_sound_arrives_bit_by_bit(noise_wav):
+    path, samples = noise_wav
+    said = in_guest(
+        """
+        with open_microphone("default", rate_hz=16000, window_s=1.0) as microphone:
+            begun, best, reads, ages = time.monotonic(), None, [], []
+            while time.monotonic() - begun < 4:
+                at = time.monotonic()
+                sound = microphone.read(1)
+                reads.append(time.monotonic() - at); ages.append(at - sound.time_s)
+                if best is None or np.count_nonzero(sound.samples) > np.count_nonzero(best):
+                    best = sound.samples.copy()
+                time.sleep(0.02)
+            say(best=np.round(best * 32768).astype(int).tolist(), drops=microphone.drops,
+                exact=bool((best * 32768 == np.round(best * 32768)).all()),
+                read_ms=float(np.median(reads[5:])) * 1e3, ages=ages[5:])
+        say(threads=threading.active_count())
+        """,
+        wav=path,
+    )
+    heard = np.trim_zeros(np.array(said["best"]))
+    print(f"read {said['read_ms']:.3f} ms, age p50 {np.median(said['ages']) * 1e3:.0f} ms")
+    assert said["exact"]
+    same = heard[: len(samples)] == samples
+    assert (same | (heard[: len(samples)] == 0)).all()
+    assert same.mean() > 0.85  # the guest's player leaves out a bit at its end
+    assert said["drops"] == 0
+    assert 0 <= np.median(said["ages"]) < 0.1
+    assert said["threads"] == 1
+
+
+def test_a_device_that_refuses_the_rate_is_used_at_its_own(tmp_path):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44_100 * 15) / 44_100)
+    path = tmp_path / "tone.raw"
+    path.write_bytes(np.round(tone * 2**15).astype("<i2").tobytes())
+    said = in_guest(
+        f"""
+        # What plays into the loopback sets the only rate at which it can be recorded.
+        player = subprocess.Popen(["aplay", "-q", "-D", "hw:Loopback,0,0", "-r", "44100",
+                                   "-f", "S16_LE", "-c", "1", "{path}"])
+        time.sleep(1)
+        with open_microphone("hw:0,1", rate_hz=8000, window_s=1.0) as microphone:
+            microphone.read(3); time.sleep(2)
+            reads = []
+            for _ in range(50):
+                at = time.monotonic()
+                sound = microphone.read(1)
+                reads.append(time.monotonic() - at)
+                time.sleep(0.01)
+            say(samples=sound.samples.tolist(), rate=sound.rate_hz,
+                device_rate=microphone._ring.rate_hz, read_ms=float(np.median(reads)) * 1e3)
+        player.kill(); player.wait()
+        """
+    )
+    print(f"read with resampling {said['read_ms']:.3f} ms")
+    assert said["device_rate"] == 44_100
+    assert (len(said["samples"]), said["rate"]) == (8000, 8000)
+    spectrum = np.abs(np.fft.rfft(said["samples"])) / 4000  # 1 Hz a bin
+    assert spectrum.argmax() == 440
+    assert spectrum[440] == pytest.approx(0.5, rel=0.02)
+
+
+def test_both_at_once(counting_video, noise_wav):
+    said = in_guest(
+        """
+        with open_camera("0") as camera, \\
+                open_microphone("default", rate_hz=16000, window_s=1.0) as microphone:
+            camera.read(5); microphone.read(5); time.sleep(1)
+            frames, skew, begun = 0, [], time.monotonic()
+            while time.monotonic() - begun < 4:
+                frame, sound = camera.read(1), microphone.read(0)
+                frames += 1
+                skew.append(sound.time_s - frame.time_s)
+            say(fps=frames / 4, skew=skew, drops=microphone.drops)
+        """,
+        video=counting_video,
+        wav=noise_wav[0],
+    )
+    print(f"{said['fps']:.1f} fps, sound later than frame by {np.median(said['skew']):.3f} s")
+    assert said["fps"] >= 12
+    assert abs(np.median(said["skew"])) < 0.1
+    assert said["drops"] == 0
+
+
+def test_an_unplugged_camera_is_told_and_comes_back():
+    said = in_guest(
+        """
+        with open_camera("0") as camera:
+            camera.read(5)
+            subprocess.run(["vdev-unplug", "camera"], check=True)
+            after, why, longest = told(camera, 5)
+            say(after=after, why=why, longest=longest)
+            time.sleep(1)
+            say(later=told(camera, 1)[1])
+            rebound = time.monotonic()
+            rebind("vivid", "vivid.0")
+            say(back=back(camera, 10, rebound))
+            begun, frames = time.monotonic(), 0
+            while time.monotonic() - begun < 2:
+                camera.read(1); frames += 1
+            say(fps=frames / 2)
+        say(threads=threading.active_count())
+        """
+    )
+    print(f"told after {said['after']:.2f} s, back after {said['back']:.2f} s")
+    assert said["after"] < 1
+    assert "stopped giving frames; trying to reopen it" in said["why"]
+    assert said["longest"] < 0.3
+    assert "no camera at /dev/video0; trying to reopen it" in said["later"]
+    assert said["back"] < 6
+    assert said["fps"] >= 10
+    assert said["threads"] == 1
+
+
+def test_a_stalled_camera_does_not_block(counting_video):
+    said = in_guest(
+        """
+        import signal
+        feeder = int(open("/run/vdev-camera.pid").read())
+        with open_camera("0") as camera:
+            camera.read(5)
+            os.kill(feeder, signal.SIGSTOP)
+            stalled = time.monotonic()
+            say(quiet=told(camera, 3, CaptureTimeout)[1])
+            after, why, longest = told(camera, 6)
+            say(after=after, why=why, longest=longest)
+            os.kill(feeder, signal.SIGCONT)
+            say(back=back(camera, 10, time.monotonic()))
+            os.kill(feeder, signal.SIGSTOP)
+            time.sleep(0.5)
+            closing = time.monotonic()
+        say(closed=time.monotonic() - closing)
+        time.sleep(2.5)
+        say(threads=threading.active_count())
+        os.kill(feeder, signal.SIGCONT)
+        """,
+        video=counting_video,
+    )
+    assert "gave nothing in 0.1 s" in said["quiet"]
+    assert said["after"] < 4
+    assert "stopped giving frames" in said["why"]
+    assert said["longest"] < 0.5
+    assert said["back"] < 6
+    assert said["closed"] < 2
+    assert said["threads"] == 1
+
+
+def test_an_unplugged_microphone_is_told_while_the_camera_goes_on():
+    said = in_guest(
+        """
+        with open_camera("0") as camera, \\
+                open_microphone("default", rate_hz=16000, window_s=1.0) as microphone:
+            camera.read(5); microphone.read(5)
+            subprocess.run(["vdev-unplug", "mic"], check=True)
+            after, why, longest = told(microphone, 5)
+            say(after=after, why=why, longest=longest, frame=camera.read(1).time_s > 0)
+            time.sleep(1)
+            say(later=told(microphone, 1)[1])
+            rebound = time.monotonic()
+            rebind("snd_aloop", "snd_aloop.0")
+            say(back=back(microphone, 12, rebound))
+            time.sleep(1.2)
+            say(age=time.monotonic() - microphone.read(1).time_s)
+            closing = time.monotonic()
+        say(closed=time.monotonic() - closing, threads=threading.active_count())
+        """
+    )
+    print(f"told after {said['after']:.2f} s, back after {said['back']:.2f} s")
+    assert said["after"] < 2
+    assert "stopped giving sound; trying to reopen it" in said["why"]
+    assert said["longest"] < 0.5
+    assert said["frame"]
+    assert "trying to reopen it" in said["later"]
+    assert said["back"] < 8
+    assert said["age"] < 0.2
+    assert said["closed"] < 4  # two devices
+    assert said["threads"] == 1
+
+
+def test_busy_devices_are_named():
+    said = in_guest(
+        """
+        import sounddevice
+        users = [
+            subprocess.Popen(["v4l2-ctl", "-d", "/dev/video0", "--stream-mmap"],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
+            subprocess.Popen(["arecord", "-q", "-f", "S16_LE", "/dev/null"]),
+        ]
+        time.sleep(1)
+        for name, opener in (("camera", lambda: open_camera("0")),
+                             ("microphone", lambda: open_microphone(
+                                 "default", rate_hz=16000, window_s=1.0))):
+            try:
+                opener()
+            except CaptureError as error:
+                say(**{name: words(error)})
+        for user in users:
+            user.kill(); user.wait()
+        """
+    )
+    assert "the camera /dev/video0 is in use by another program (EBUSY)" in said["camera"]
+    assert "fuser -v /dev/video0" in said["camera"]
+    assert "the microphone default is in use by another program" in said["microphone"]
+    assert "fuser -v /dev/snd/*" in said["microphone"]
+
+
+def test_neither_is_there():
+    said = in_guest(
+        """
+        for name, opener in (("camera", lambda: open_camera("0")),
+                             ("microphone", lambda: open_microphone(
+                                 "default", rate_hz=16000, window_s=1.0))):
+            try:
+                opener()
+            except CaptureError as error:
+                say(**{name: words(error)})
+        """,
+        video="none",
+        wav="none",
+    )
+    assert "no camera at /dev/video0 | there is: this machine has no" in said["camera"]
+    assert "no microphone 'default'" in said["microphone"]
