@@ -1,4 +1,4 @@
-"""Multi-level attention over tokens: a local window and sparse global top-k, with a learned mix.
+"""Multi-level attention over tokens: local windows and sparse global top-k, mixed.
 
 Shapes: B batch, N tokens, C channels, H heads, D = head_width, W tokens a window, K kept keys.
 """
@@ -125,7 +125,7 @@ class TopKAttention(HeadedAttention):
 
 
 class MultiLevelAttention(nn.Module):
-    """Local window attention and global top-k attention, mixed per channel by a learned share."""
+    """Local window and global top-k attention, mixed per channel by a learned share."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The reference network ``digits``: a digit shown to the camera, said to the microphone, or both."""
+"""The reference network ``digits``: a digit shown to the camera, said, or both."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def digits(
         except RuntimeError as error:
             raise ConfigError(
                 f"{weights}: not weights of this network: {error}",
-                hint="train them: python -m mla_edge.networks.train digits --data DIR --out FILE",
+                hint="python -m mla_edge.networks.train digits --data DIR --out FILE",
             ) from error
         module.eval()
     from mla_edge.networks.digits_data import sample_source

@@ -49,8 +49,7 @@ class DigitsData:
         """Read the folder; ``speakers`` limits the recordings to those people.
 
         Split of recordings: takes 0-4 test, 5-7 tune, the rest train. Split of pictures: the
-        file's own test pictures; the last 5,000 training pictures tune. ``calibrate`` is made
-        of training data, which quantization may see.
+        file's own test pictures; the last 5,000 training pictures tune.
         """
         root = Path(folder)
         mnist, spoken, noise = (_read(root / name) for name in FILES)
@@ -88,10 +87,7 @@ class DigitsData:
             split = {0: "tune", 1: "test"}.get(i % 8, "train")
             noises[split].append(halved.astype(np.float32))
         hashes = {name: sha256_of(root / name) for name in FILES}
-        data = cls(pictures, recordings, noises, hashes)
-        for table in (data.pictures, data.recordings, data.noises):
-            table["calibrate"] = table["train"]  # type: ignore[attr-defined]
-        return data
+        return cls(pictures, recordings, noises, hashes)
 
 
 def _read(path: Path) -> Any:
@@ -123,15 +119,18 @@ def add_noise(sound: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray
 
 
 class DigitsMaker:
-    """Draws and speaks digits of one split, with all the wear a robot meets."""
+    """Draws and speaks digits of one split, with all the wear a robot meets.
+
+    ``calibrate`` is made of training data: quantization may see it, tests may not.
+    """
 
     def __init__(self, data: DigitsData, split: str, *, synthetic: float = 0.25) -> None:
         """A share ``synthetic`` comes from the simulator's own glyphs and voices."""
-        self._pictures, self._picture_labels = data.pictures[split]
-        self._by_digit = [np.flatnonzero(self._picture_labels == d) for d in range(10)]
-        self._recordings = data.recordings[split]
-        self._noises = data.noises[split]
-        self._split = "train" if split == "calibrate" else split
+        real = "train" if split == "calibrate" else split
+        self._pictures, labels = data.pictures[real]
+        self._by_digit = [np.flatnonzero(labels == d) for d in range(10)]
+        self._recordings = data.recordings[real]
+        self._noises = data.noises[real]
         self._synthetic_split = {"train": "train", "test": "test"}.get(split, "calibrate")
         self._synthetic = synthetic
         self._bank = SpeechBank.load()

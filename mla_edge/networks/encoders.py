@@ -26,7 +26,7 @@ class ImageFront(nn.Module):
 
 
 class LogMel(nn.Module):
-    """Log-mel energies of a waveform by a fixed convolution (a windowed DFT) in FP32.
+    """Log-mel energies of a waveform by a fixed convolution, a windowed DFT, in FP32.
 
     Frames are not centred. Mel scale: 2595 · log10(1 + f / 700) (O'Shaughnessy 1987).
     """
@@ -34,10 +34,12 @@ class LogMel(nn.Module):
     keep_float32 = True  # powers span ten decades
 
     def __init__(self, rate_hz: int, *, frame: int, hop: int, bands: int, frames: int) -> None:
-        """``frames`` frames of ``frame`` samples, ``hop`` apart, ending at the newest sample."""
+        """``frames`` of ``frame`` samples, ``hop`` apart, ending at the newest sample."""
         super().__init__()
         self.samples = frame + (frames - 1) * hop
         self.hop = hop
+        self.basis: Tensor
+        self.mel: Tensor
         bins = frame // 2 + 1
         time = torch.arange(frame, dtype=torch.float64)
         angle = 2 * math.pi * torch.arange(bins, dtype=torch.float64)[:, None] * time / frame

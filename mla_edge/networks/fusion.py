@@ -30,7 +30,7 @@ class CrossModalAttention(HeadedAttention):
 
 
 class BridgeLayer(nn.Module):
-    """One exchange between modalities, with the same weights for each of them."""
+    """One exchange between modalities, with the same weights for each."""
 
     def __init__(self, channels: int, heads: int, hidden: int) -> None:
         """``hidden`` is the width of the feed-forward network."""
@@ -63,7 +63,7 @@ class CrossModalBridge(nn.Module):
     """Projects every modality into one shared space, where they attend to each other."""
 
     def __init__(self, channels: int, shared: int, heads: int, hidden: int, depth: int) -> None:
-        """From ``channels`` of the encoders to ``shared`` channels, through ``depth`` layers."""
+        """From an encoder's ``channels`` to ``shared`` ones, through ``depth`` layers."""
         super().__init__()
         self.project = nn.Linear(channels, shared)
         self.layers = nn.ModuleList(BridgeLayer(shared, heads, hidden) for _ in range(depth))

@@ -52,6 +52,7 @@ class MultimodalNetwork(nn.Module):
             raise ValueError(f"the encoders' tokens differ in width: {sorted(widths)}")
         width = widths.pop()
         self.names = tuple(encoders)
+        self.width = width  # channels of an encoder's token
         self.encoders = nn.ModuleDict(encoders)
         self.bridge: CrossModalBridge | None = None
         if bridge is not None and len(encoders) > 1:
@@ -65,7 +66,7 @@ class MultimodalNetwork(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Raw tensors of each modality, then ``present`` [B, M] if M > 1 → logits [B, classes]."""
+        """Raw tensor of each modality, ``present`` [B, M] if M > 1 → logits [B, classes]."""
         raws = dict(zip(self.names, inputs))
         if len(self.names) == 1:
             present = torch.ones_like(inputs[0].flatten(1)[:, :1])

@@ -29,10 +29,10 @@ each sample carry the label as their ``truth``."""
 
 @dataclass(frozen=True)
 class TierNetwork:
-    """One tier: its names, and the module that computes it.
+    """One tier: its names and its module.
 
-    ``module.forward`` takes the tensors of ``tier.inputs`` in order and returns one tensor, or a
-    tuple in the order of ``tier.outputs``; the first output is ``logits`` [1, classes].
+    ``module.forward`` takes the tensors of ``tier.inputs`` in order and returns one tensor, or
+    a tuple in the order of ``tier.outputs``; the first output is ``logits`` [1, classes].
     """
 
     tier: Tier
@@ -41,7 +41,7 @@ class TierNetwork:
 
 @dataclass(frozen=True)
 class Network:
-    """A network to export: tiers from cheap to dear, inputs, labels, and where samples come from.
+    """What is exported: tiers from cheap to dear, inputs, labels, a source of samples.
 
     With more than one input each tier also takes ``present``, float32 [1, inputs].
     """
@@ -54,7 +54,7 @@ class Network:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 over names, shapes and every weight: equal networks, equal fingerprints."""
+        """The sha256 over names, shapes and every weight."""
         digest = hashlib.sha256(repr((self.name, self.labels, self.inputs)).encode())
         for part in self.tiers:
             digest.update(repr((part.tier, str(part.module))).encode())
@@ -65,7 +65,7 @@ class Network:
 
 
 def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Network:
-    """The network called ``ref``: ``digits``, ``package.module:function`` or ``file.py:function``.
+    """The network ``ref``: ``digits``, ``package.module:function`` or ``file.py:function``.
 
     ``data`` is a folder of real samples, for networks that can use one: the function is then
     called with ``data=folder``. ConfigError says what is wrong with the reference.

@@ -1,4 +1,4 @@
-"""Train a reference network: ``python -m mla_edge.networks.train digits --data DIR --out FILE``.
+"""Train: ``python -m mla_edge.networks.train digits --data DIR --out FILE``.
 
 Stages: each modality alone, contrastive alignment of the two, both together with modality
 dropout, then the lite tier distilled from the full one. Every batch is a function of the seed,
@@ -40,8 +40,8 @@ class Plan:
     image_steps: int = 2000
     audio_steps: int = 2000
     align_steps: int = 150
-    joint_steps: int = 1500
-    lite_steps: int = 2200
+    joint_steps: int = 1300
+    lite_steps: int = 1300
     rate: float = 1.5e-3
     joint_rate: float = 6e-4
     lite_rate: float = 3e-3
@@ -80,8 +80,8 @@ class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
         present = np.ones((BATCH, 2), np.float32)
         labels = np.full((BATCH, 3), NONE)
         for i in range(BATCH):
-            digit = int(rng.integers(11))
-            digit = digit if digit < NONE else None  # type: ignore[assignment]
+            drawn = int(rng.integers(11))
+            digit = drawn if drawn < NONE else None
             if stage in ("joint", "lite"):
                 present[i] = ((1, 1), (1, 0), (0, 1))[rng.choice(3, p=(0.5, 0.22, 0.28))]
             # With both there, the digit may be only shown or only said.
@@ -155,11 +155,9 @@ class Trainer:
         self.plan = plan
         self.full, self.lite = make_full(), make_lite()
         for network in (self.full, self.lite):
-            network.encoders["image"].to(memory_format=torch.channels_last)
-        width = self.full.encoders["image"].width
-        self.probes = nn.ModuleDict(
-            {name: Probe(int(width), 11) for name in ("image", "audio")}
-        )
+            network.encoders["image"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        width = self.full.width
+        self.probes = nn.ModuleDict({name: Probe(width, 11) for name in ("image", "audio")})
         self.done: list[str] = []
         self._maker = DigitsMaker(data, "train")
         self._checkpoint = checkpoint
