@@ -1,11 +1,22 @@
 """Without torch, as on a board, the tests that need it are not collected, and that is said."""
 
+import functools
 import importlib.util
+import inspect
+
+from typer.testing import CliRunner
 
 NEED_TORCH = ("networks", "exporter", "examples", "test_packaging.py")
 
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 collect_ignore = list(NEED_TORCH) if WITHOUT_TORCH else []
+
+if "mix_stderr" in inspect.signature(CliRunner.__init__).parameters:
+    # Typer's last for Python 3.8 puts both streams into stdout; keep them apart as later ones do.
+    from click.testing import Result
+
+    CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)
+    Result.output = property(lambda result: result.stdout + result.stderr)
 
 
 def pytest_report_header():
