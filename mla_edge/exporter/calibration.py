@@ -35,7 +35,7 @@ class CalibrationSpec:
     path: Path | None = None
     seed: int = 0
     calibrate: int = 256
-    tune: int = 600
+    tune: int = 1000
     test: int = 600
 
 

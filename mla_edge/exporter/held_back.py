@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
-import torch
 
 from mla_edge.engines import verification
 from mla_edge.exporter.calibration import label_of, labelled, over_modes
+from mla_edge.exporter.job import HeldBack, Job
+from mla_edge.exporter.runs import open_engines, run_tiers
+from mla_edge.exporter.tiers import reference_graphs
 from mla_edge.golden import Golden
-from mla_edge.signals import PRESENT, Tensors
+from mla_edge.signals import PRESENT
 
 if TYPE_CHECKING:
-    from mla_edge.exporter.job import Job
     from mla_edge.exporter.tiers import TierResult
-    from mla_edge.networks import Network
 
 GOLDEN_SAMPLES = 12
-
-
-@dataclass(frozen=True)
-class HeldBack:
-    """Test samples in every mode in turn, and what the float network says to them."""
-
-    feeds: list[Tensors]  # with the outputs that later tiers take
-    labels: np.ndarray
-    modes: list[str]
-    logits: Mapping[str, np.ndarray]  # by tier, [samples, classes]
 
 
 def hold_back(job: Job) -> HeldBack:
@@ -38,30 +27,13 @@ def hold_back(job: Job) -> HeldBack:
     spread = over_modes(job.calibration.test, network.inputs)
     known = [example for example in spread if label_of(example, network.labels) is not None]
     tensors, labels = labelled(known, network.labels)
+    graphs = reference_graphs(job)
     with job.steps.step("reference"):
-        logits, feeds = run_float(network, tensors)
+        with open_engines(graphs, threads=job.threads) as engines:
+            logits, feeds = run_tiers(engines, tensors)
         accuracy = {name: (rows.argmax(1) == labels).mean() for name, rows in logits.items()}
         job.steps.note(", ".join(f"{name} {share:.1%}" for name, share in accuracy.items()))
-    return HeldBack(feeds, labels, ["+".join(e.truths) for e in known], logits)
-
-
-def run_float(
-    network: Network, samples: Sequence[Tensors]
-) -> tuple[dict[str, np.ndarray], list[Tensors]]:
-    """The float network's logits by tier, and the samples with the outputs later tiers take."""
-    logits: dict[str, list[np.ndarray]] = {part.tier.name: [] for part in network.tiers}
-    feeds = []
-    with torch.no_grad():
-        for sample in samples:
-            feed = dict(sample)
-            for part in network.tiers:
-                found = part.module(*(torch.from_numpy(feed[n]) for n in part.tier.inputs))
-                values = found if isinstance(found, (tuple, list)) else (found,)
-                outputs = {n: v.numpy() for n, v in zip(part.tier.outputs, values)}
-                logits[part.tier.name].append(outputs.pop("logits")[0])
-                feed.update(outputs)
-            feeds.append(feed)
-    return {name: np.stack(rows) for name, rows in logits.items()}, feeds
+    return HeldBack(graphs, feeds, labels, ["+".join(e.truths) for e in known], logits)
 
 
 def pick_golden(job: Job, held: HeldBack) -> Golden:

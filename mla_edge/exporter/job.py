@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Mapping
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
     from mla_edge.exporter.calibration import CalibrationSet
     from mla_edge.exporter.recipe import Recipe
     from mla_edge.exporter.steps import StepCache, Steps
     from mla_edge.networks import Network
     from mla_edge.profiles import DeviceProfile
+    from mla_edge.signals import Tensors
 
 
 @dataclass(frozen=True)
@@ -32,3 +37,14 @@ class Job:
     def threads(self) -> int:
         """ONNX Runtime's threads here; a board's number says nothing about this machine."""
         return self.profile.threads if self.profile.tensorrt is None else 0
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """Test samples in every mode in turn, and what the float network says to them."""
+
+    graphs: Mapping[str, Path]  # the float network's, nothing pruned, by tier
+    feeds: list[Tensors]  # with the outputs that later tiers take
+    labels: np.ndarray
+    modes: list[str]
+    logits: Mapping[str, np.ndarray]  # by tier, [samples, classes]

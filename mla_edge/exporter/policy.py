@@ -46,27 +46,33 @@ def choose_mode(
     logits: Mapping[str, np.ndarray],
     labels: np.ndarray,
     cost_ms: Mapping[str, float],
+    full_cost_ms: float,
     *,
     max_loss: float = MAX_LOSS,
 ) -> ModeRouting:
-    """The policy of one mode from its tune samples: logits by tier (cheapest first) and labels."""
+    """The policy of one mode from its tune samples: logits by tier (cheapest first) and labels.
+
+    ``full_cost_ms`` is what an answer of the last tier costs when no other was asked; more than
+    its own cost if it takes what earlier ones give.
+    """
     tiers = list(logits)
     temperature = fit_temperature(logits[tiers[0]], labels)
-    break_even = sum(cost_ms[t] for t in tiers[:-1]) / cost_ms[tiers[-1]]
+    break_even = (sum(cost_ms.values()) - full_cost_ms) / cost_ms[tiers[-1]]
     if len(tiers) == 1:
         threshold, why = ALWAYS, "there is one tier"
     else:
         threshold, why = choose_threshold(logits, labels, temperature, max_loss)
     chosen = route(logits, temperature, threshold)
-    cost = routed_cost_ms(chosen, tiers, cost_ms, threshold)
-    if threshold <= 1.0 and cost >= cost_ms[tiers[-1]] and len(tiers) > 1:
+    cost = float(np.cumsum([cost_ms[tier] for tier in tiers])[chosen].mean())
+    if threshold > 1.0:
+        cost = full_cost_ms
+    elif cost >= full_cost_ms and len(tiers) > 1:
         share = float(np.mean(chosen < len(tiers) - 1))
         why = (
             f"routing does not pay: {share:.0%} could be kept, {break_even:.0%} is break-even"
         )
-        threshold = NEVER
+        threshold, cost = NEVER, full_cost_ms
         chosen = route(logits, temperature, threshold)
-        cost = routed_cost_ms(chosen, tiers, cost_ms, threshold)
     right = np.stack([logits[t].argmax(1) == labels for t in tiers])
     return ModeRouting(
         mode=mode,
@@ -76,7 +82,7 @@ def choose_mode(
         kept=float(np.mean(chosen < len(tiers) - 1)),
         break_even=break_even,
         cost_ms=cost,
-        full_cost_ms=cost_ms[tiers[-1]],
+        full_cost_ms=full_cost_ms,
         tier_accuracy={t: float(r.mean()) for t, r in zip(tiers, right)},
         routed_accuracy=float(right[chosen, np.arange(len(labels))].mean()),
         why=why,
@@ -100,16 +106,6 @@ def route(
     for index in range(len(rows) - 2, -1, -1):
         chosen[confidence(rows[index], temperature) >= threshold] = index
     return chosen
-
-
-def routed_cost_ms(
-    chosen: np.ndarray, tiers: Sequence[str], cost_ms: Mapping[str, float], threshold: float
-) -> float:
-    """Mean cost of a decision; above 1 the runtime goes straight to the last tier."""
-    if threshold > 1.0:
-        return cost_ms[tiers[-1]]
-    up_to = np.cumsum([cost_ms[tier] for tier in tiers])
-    return float(up_to[chosen].mean())
 
 
 def choose_threshold(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Sequence
 
 from mla_edge.bundle import RouterPolicy, sha256_of
 from mla_edge.exporter.calibration import in_mode, labelled, modes
-from mla_edge.exporter.costs import machine, measure_costs, open_engines, tier_logits
 from mla_edge.exporter.policy import ModeRouting, choose_mode, make_policy
+from mla_edge.exporter.runs import machine, measure_costs, open_engines, run_tiers
 from mla_edge.exporter.steps import hash_of
+from mla_edge.signals import PRESENT
 
 if TYPE_CHECKING:
     from mla_edge.exporter.job import Job
@@ -25,7 +26,7 @@ def choose_policy(
 
     Also gives each tier's cost in float, measured in the same turns, and what routing does.
     """
-    graphs = [sha256_of(path) for r in results for path in (r.cpu_graph, r.float_graph)]
+    graphs = [sha256_of(path) for r in results for path in (r.cpu_graph, r.reference_graph)]
     key = hash_of("policy", job.base, graphs, job.calibration.sha256, machine(), job.threads)
     entry = job.cache.find(key)
     if entry is None:
@@ -43,20 +44,22 @@ def _measure_policy(job: Job, results: Sequence[TierResult], folder: Path) -> No
     """Write ``policy.json``: costs, and the choice in every mode."""
     network = job.network
     graphs = {result.name: result.cpu_graph for result in results}
-    pairs = {f"{r.name} float": r.float_graph for r in results}
+    pairs = {f"{r.name} float": r.reference_graph for r in results}
     feed = job.calibration.tune[0].tensors
     taken = measure_costs({**graphs, **pairs}, feed, threads=job.threads)
     costs = {name: taken[name] for name in graphs}
-    engines = open_engines(graphs, threads=job.threads)
+    given = {PRESENT, *(spec.name for spec in network.inputs)}
+    last = network.tiers[-1].tier
+    # A last tier that goes on from earlier ones cannot be asked alone.
+    full_ms = costs[last.name] if set(last.inputs) <= given else sum(costs.values())
     rows = []
-    for mode in modes(network.inputs):
-        examples = in_mode(job.calibration.tune, network.inputs, mode)
-        tensors, labels = labelled(examples, network.labels)
-        if len(labels):
-            logits = tier_logits(engines, tensors)
-            rows.append(choose_mode("+".join(mode), logits, labels, costs))
-    for engine in engines.values():
-        engine.close()
+    with open_engines(graphs, threads=job.threads) as engines:
+        for mode in modes(network.inputs):
+            examples = in_mode(job.calibration.tune, network.inputs, mode)
+            tensors, labels = labelled(examples, network.labels)
+            if len(labels):
+                logits, _ = run_tiers(engines, tensors)
+                rows.append(choose_mode("+".join(mode), logits, labels, costs, full_ms))
     found = {
         "cost_ms": costs,
         "float_cost_ms": {r.name: taken[f"{r.name} float"] for r in results},

@@ -12,21 +12,21 @@ from typing import Any, Mapping, Sequence
 import torch
 
 from mla_edge.bundle import sha256_of
+from mla_edge.errors import ExportError
 from mla_edge.exporter.agreement import Agreement, measure, sensitivity
 from mla_edge.exporter.calibration import (
     over_modes,
     to_examples,
 )
-from mla_edge.exporter.costs import measure_costs
 from mla_edge.exporter.distillation import distil
-from mla_edge.exporter.held_back import HeldBack, run_float
-from mla_edge.exporter.job import Job
+from mla_edge.exporter.job import HeldBack, Job
 from mla_edge.exporter.onnx_graph import load_model, to_onnx
 from mla_edge.exporter.operators import check_operators
 from mla_edge.exporter.pruning import prune
 from mla_edge.exporter.quantization import calibrate, check_samples, quantize
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.recipe import TierRecipe
+from mla_edge.exporter.runs import measure_costs, open_engines, run_tiers
 from mla_edge.exporter.shipped_ranges import find_ranges
 from mla_edge.exporter.steps import (
     hash_of,
@@ -45,7 +45,8 @@ class TierResult:
     """One tier, finished: its graphs, and everything that was measured on them."""
 
     name: str
-    float_graph: Path
+    reference_graph: Path  # float, nothing pruned
+    float_graph: Path  # float, pruned: what was quantized
     tensorrt_graph: Path
     cpu_graph: Path
     shrunk: Mapping[str, Any]  # parameters and widths before and after, the distillation
@@ -63,7 +64,7 @@ class TierResult:
     def as_json(self) -> dict[str, Any]:
         """For the report."""
         graphs = {
-            "float": self.float_graph, "tensorrt": self.tensorrt_graph, "cpu": self.cpu_graph
+            "float": self.reference_graph, "tensorrt": self.tensorrt_graph, "cpu": self.cpu_graph
         }  # fmt: skip
         return {
             "name": self.name,
@@ -97,13 +98,23 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         _check_operators(job, quantized)
         cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(job, part, graphs, quantized, held)
     return TierResult(
-        name, float_graph, tensorrt_graph, cpu_graph, shrunk, ranges_from, cpu_precision, cpu_ms,
+        name, held.graphs[name], float_graph, tensorrt_graph, cpu_graph, shrunk, ranges_from, cpu_precision, cpu_ms,
         agreement={
             "tensorrt": compare(job, part, tensorrt_graph, held, "tensorrt"),
             "cpu": compare(job, part, cpu_graph, held, "cpu"),
         },
         tensorrt=check_tensorrt(job, part, tensorrt_graph),
     )  # fmt: skip
+
+
+def reference_graphs(job: Job) -> dict[str, Path]:
+    """The float graph of every tier, nothing pruned: what all else is compared with."""
+    whole = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, tiers={}))
+    whole = dataclasses.replace(whole, precision="fp32")
+    return {
+        part.tier.name: make_float_graphs(whole, part) / "float.onnx"
+        for part in job.network.tiers
+    }
 
 
 def make_float_graphs(job: Job, part: TierNetwork) -> Path:
@@ -114,7 +125,7 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     half = job.precision == "fp16"
     opset = int(job.profile.opset or 0)
     learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
-    key = hash_of("graphs", job.base, name, repr(how), learning, opset, half)
+    key = hash_of("graphs", job.base, name, how.prune, how.prune_heads, learning, opset, half)
     entry = job.cache.find(key)
     if entry is not None:
         done = [("prune", shrinks), ("distil", bool(learning)), ("to_onnx", True)]
@@ -180,8 +191,14 @@ def calibration_feeds(job: Job, part: TierNetwork) -> list[Tensors]:
     spread = over_modes(job.calibration.calibrate, network.inputs)
     feeds = [example.tensors for example in spread]
     if not set(part.tier.inputs) <= set(feeds[0]):
-        feeds = run_float(network, feeds)[1]
+        feeds = with_earlier_outputs(job, feeds)
     return [{name: feed[name] for name in part.tier.inputs} for feed in feeds]
+
+
+def with_earlier_outputs(job: Job, samples: Sequence[Tensors]) -> list[Tensors]:
+    """The samples with what a later tier takes from earlier ones."""
+    with open_engines(reference_graphs(job), threads=job.threads) as engines:
+        return run_tiers(engines, samples)[1]
 
 
 def choose_cpu_graph(
@@ -225,6 +242,13 @@ def check_tensorrt(job: Job, part: TierNetwork, graph: Path) -> BuildReport:
     with job.steps.step("verify_tensorrt", part.tier.name):
         verdict = verify_tensorrt(graph, int8=job.precision == "int8")
         job.steps.note(verdict.status)
+    if verdict.status == "refused" and job.profile.tensorrt is not None:
+        layers = ", ".join(verdict.undequantized)
+        raise ExportError(
+            f"verify_tensorrt: {verdict.version} refuses tier {part.tier.name!r}: "
+            f"{verdict.reason}{': ' if layers else ''}{layers}",
+            hint="name the layers in keep_float of the recipe, or export with --recipe fp16",
+        )
     return verdict
 
 
@@ -246,7 +270,7 @@ def _shrink(
     with job.steps.step("prune", name):
         feed = job.calibration.calibrate[0].tensors
         if not set(part.tier.inputs) <= set(feed):
-            feed = run_float(job.network, [feed])[1][0]
+            feed = with_earlier_outputs(job, [feed])[0]
         example = [torch.from_numpy(feed[wanted]) for wanted in part.tier.inputs]
         pruned = prune(part.module, example, channels=how.prune, heads=how.prune_heads)
         millions = pruned.parameters_before / 1e6, pruned.parameters_after / 1e6
@@ -264,7 +288,7 @@ def _shrink(
             spread = over_modes(to_examples(samples, network.inputs), network.inputs)
             feeds = [example.tensors for example in spread]
             if not set(part.tier.inputs) <= set(feeds[0]):
-                feeds = run_float(network, feeds)[1]
+                feeds = with_earlier_outputs(job, feeds)
             taught = distil(pruned.module, part.module, feeds, part.tier.inputs, recipe)
             shrunk["distillation"] = dataclasses.asdict(taught)
             job.steps.note(f"{taught.steps} steps, loss {taught.first_loss:.3f} → "
