@@ -6,11 +6,12 @@ import sys
 import time
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Union
 
 import typer
 from typing_extensions import Annotated
 
+from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
 
 if TYPE_CHECKING:
@@ -37,14 +38,17 @@ def run(
         typer.Option(help="What export wrote; default: the newest that fits this machine."),
     ] = None,
     duration: Annotated[
-        Optional[float], typer.Option(help="Stop after so many seconds.")
+        Optional[float],
+        typer.Option(min=0.001, help="Stop after so many seconds, of the files if fast."),
     ] = None,
     rate: Annotated[
         Optional[float],
-        typer.Option(help="Decide so many times a second, instead of on each new frame."),
+        typer.Option(
+            min=0.001, help="Decide so many times a second, instead of on each new frame."
+        ),
     ] = None,
     max_age_ms: Annotated[
-        float, typer.Option(help="Leave out a modality whose newest signal is older.")
+        float, typer.Option(min=1.0, help="Leave out a modality whose newest signal is older.")
     ] = 500.0,
     threads: Annotated[
         Optional[int],
@@ -70,7 +74,7 @@ def run(
             "--camera none and --mic none leave nothing to run on",
             hint="give at least one, for example --camera sim://digits",
         )
-    with _interrupt_on_sigterm(), ExitStack() as stack:
+    with _Interrupts() as interrupts, ExitStack() as stack:
         model = stack.enter_context(_load(bundle, threads))
         sources = _open_sources(
             stack, model, {"image": camera, "audio": mic}, as_fast_as_possible
@@ -81,27 +85,31 @@ def run(
             "duration_s": duration,
             "as_fast_as_possible": as_fast_as_possible,
         }
+        output = JsonLines(model.bundle.inputs) if as_json else Words()
         try:
-            _run(model, sources, options, as_json=as_json)
+            _run(model, sources, options, output, interrupts)
         except BrokenPipeError:
             # The reader of our output has left. Python would complain once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(
-    model: "FusedModel", sources: Dict[str, Any], options: Dict[str, Any], *, as_json: bool
+    model: "FusedModel",
+    sources: Dict[str, Any],
+    options: Dict[str, Any],
+    output: Union[JsonLines, Words],
+    interrupts: "_Interrupts",
 ) -> None:
     import mla_edge
-    from mla_edge.cli.decisions import JsonLines, Words
     from mla_edge.runtime.summary import Summary
 
-    output = JsonLines(model.bundle.inputs) if as_json else Words()
     summary = Summary()
     reasons: Dict[str, str] = {}
 
     def on_fault(fault: "Fault") -> None:
-        summary.add_fault(fault)
-        output.show_fault(fault)
+        with interrupts.held():
+            summary.add_fault(fault)
+            output.show_fault(fault)
         reasons[fault.modality] = fault.why
 
     interrupted = False
@@ -112,8 +120,9 @@ def _run(
     try:
         with closing(predictions):
             for prediction in predictions:
-                summary.add(prediction)
-                output.show(prediction)
+                with interrupts.held():
+                    summary.add(prediction)
+                    output.show(prediction)
     except KeyboardInterrupt:
         interrupted = True
     seconds = time.monotonic() - start_s
@@ -185,11 +194,36 @@ def _add_hint(error: MlaEdgeError, hint: str) -> None:
     error.hint = f"{error.hint}\n  {hint}" if error.hint else hint
 
 
-@contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM what Ctrl-C is, so that a service ends with its summary too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Interrupts:
+    """Ctrl-C and SIGTERM as KeyboardInterrupt, but not in the middle of a line of output."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._pending = False
+        self._before: Dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._arrive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep them until the end of this block."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt
+
+    def _arrive(self, number: int, frame: Any) -> None:
+        if not self._held:
+            raise KeyboardInterrupt
+        self._pending = True

@@ -7,13 +7,16 @@ import time
 from typing import Callable, Generator, Iterator, Sequence
 
 from mla_edge.errors import ConfigError
-from mla_edge.runtime.capture import Camera, Microphone
+from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone
 from mla_edge.runtime.model import Clock, FusedModel
 from mla_edge.runtime.sense import ENDED, OK, WAITING, Fault, Sense, Source
 from mla_edge.signals import InputSpec, Prediction, Sample
 
 STEP_S = 0.05
 """Without a camera, so much new sound is worth a decision; also the pause while all is lost."""
+
+PAUSE_S = 0.005
+"""Before asking again a source that has news at any moment, but less of it than a step."""
 
 
 def run(  # noqa: PLR0913 - each is a setting of the loop
@@ -119,7 +122,7 @@ class _Loop:
     def newest_s(self) -> float:
         """The time of files: that of the newest signal."""
         times = [sense.newest.time_s for sense in self.senses if sense.newest is not None]
-        return max(times, default=self._start_s)
+        return max(times, default=MEDIA_START_S)
 
     def ticks_of_news(self) -> Iterator[None]:
         """A tick whenever the leading modality has news."""
@@ -140,6 +143,8 @@ class _Loop:
             leader = self._leader()
             if leader is not None and leader.due:
                 yield
+            elif leader is not None:
+                time.sleep(PAUSE_S)
 
     def ticks_at(self, rate_hz: float) -> Iterator[None]:
         """A tick at each moment of the schedule; one that was missed is left out."""
