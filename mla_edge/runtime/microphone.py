@@ -34,8 +34,9 @@ except Exception as error:
         hint="arecord -l must list a microphone; check ~/.asoundrc and /etc/asound.conf",
     ) from error
 
-SILENCE_S = 0.5  # without a block for so long, the device is lost
 WATCH_S = 0.1
+SILENCE_S = 0.5  # without a block for so long, the device is lost
+FIRST_BLOCK_S = 2.0  # so long for the first
 BLOCK_S = 0.02
 LATENCY_S = 0.1  # how long the machine may be too busy to listen before samples are lost
 _BAD_RATE, _UNAVAILABLE = -9997, -9985  # PortAudio's paInvalidSampleRate, paDeviceUnavailable
@@ -55,7 +56,7 @@ class LiveMicrophone:
         self._rate_hz = rate_hz
         self._window = round(window_s * rate_hz)
         self._ring: SoundRing | None = None  # while the device gives
-        self._heard_s = 0.0
+        self._blocks = 0  # heard so far
         self._opened = False
         self._keeper = Keeper(f"microphone {source}", self._open, self._watch, self._stop)
         self._keeper.start()
@@ -116,11 +117,10 @@ class LiveMicrophone:
             if status.input_overflow:
                 self.drops += 1
             ring.write(block[:, 0], now_s - age_s, after_gap=status.input_overflow)
-            self._heard_s = now_s
+            self._blocks += 1
             if self._ring is not ring:
                 self._give(ring)
 
-        self._heard_s = time.monotonic()
         stream = sounddevice.InputStream(
             device=index,
             channels=1,
@@ -144,8 +144,13 @@ class LiveMicrophone:
             self._keeper.news.notify_all()
 
     def _watch(self, stream: Any, closing: threading.Event) -> None:
+        # It counts how often it looked, not the time: when the whole process was held up, the
+        # device may be well.
+        blocks, silent = -1, 0
         while not closing.wait(WATCH_S):
-            if time.monotonic() - self._heard_s > SILENCE_S:
+            silent = 0 if self._blocks != blocks else silent + 1
+            blocks = self._blocks
+            if silent * WATCH_S >= (SILENCE_S if self._ring else FIRST_BLOCK_S):
                 self._ring = None
                 raise CaptureError(
                     f"the microphone {self._source} stopped giving sound",
