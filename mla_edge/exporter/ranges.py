@@ -24,6 +24,11 @@ class Range:
     high: float
     amplitude: float
 
+    @classmethod
+    def of(cls, low: float, high: float, amplitude: float) -> Range:
+        """The range to seven digits, which is what a float32 scale holds."""
+        return cls(*(float(f"{value:.7g}") for value in (low, high, amplitude)))
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -125,7 +130,7 @@ class Histogram:
     def range(self, method: str) -> Range:
         """The ends to clip at."""
         if method == "minmax" or not self.reach:
-            return Range(self.low, self.high, max(-self.low, self.high))
+            return Range.of(self.low, self.high, max(-self.low, self.high))
         centers = (np.arange(BINS) + 0.5) * (2 * self.reach / BINS) - self.reach
         if method == "percentile":
             share = np.cumsum(self.counts) / self.counts.sum()
@@ -134,7 +139,7 @@ class Histogram:
             last = min(int(np.searchsorted(share, 1 - tail)), BINS - 1)
             high = max(0.0, float(centers[last]))
             low, high = max(low, self.low), min(high, self.high)
-            return Range(low, high, max(-low, high))
+            return Range.of(low, high, max(-low, high))
         shares = np.linspace(0.1, 1.0, 91)
         below = self._clipping(-centers[::-1], self.counts[::-1], -self.low * shares)
         above = self._clipping(centers, self.counts, self.high * shares)
@@ -147,9 +152,8 @@ class Histogram:
         symmetric = count * (ends / 127) ** 2 / 12
         symmetric += self._clipping(-centers[::-1], self.counts[::-1], ends)
         symmetric += self._clipping(centers, self.counts, ends)
-        return Range(
-            self.low * shares[i], self.high * shares[j], float(ends[symmetric.argmin()])
-        )
+        amplitude = float(ends[symmetric.argmin()])
+        return Range.of(self.low * float(shares[i]), self.high * float(shares[j]), amplitude)
 
     @staticmethod
     def _clipping(centers: np.ndarray, counts: np.ndarray, ends: np.ndarray) -> np.ndarray:

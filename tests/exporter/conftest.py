@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from mla_edge.engines.ort import OnnxRuntimeEngine
+from mla_edge.exporter.onnx_graph import to_onnx
+from mla_edge.exporter.quantization import STYLES, calibrate, quantize
 from mla_edge.networks import Network, TierNetwork
 from mla_edge.signals import Frame, InputSpec, Sample, Sound, Tier
 
@@ -15,7 +18,7 @@ SIDE, WINDOW, RATE_HZ = 32, 1600, 8000
 
 
 class LogMel(nn.Module):
-    """Waveform [1, samples] -> log energies [1, bands, frames]: a fixed convolution, in float32."""
+    """Waveform [1, samples] -> log energies [1, bands, frames]: a fixed convolution."""
 
     keep_float32 = True
 
@@ -95,7 +98,7 @@ class Feed(nn.Module):
 
 
 class Gate(nn.Module):
-    """Features [1, modalities, width], present [1, modalities] -> their weighted sum [1, width]."""
+    """Features [1, M, width] and present [1, M] -> their weighted sum [1, width]."""
 
     keep_float32 = True
 
@@ -212,3 +215,33 @@ def network():
 @pytest.fixture(scope="session")
 def tensors():
     return make_tensors(48, seed=2)
+
+
+@pytest.fixture(scope="session")
+def graph(network, tmp_path_factory):
+    """The first tier in float, at opset 17."""
+    path = tmp_path_factory.mktemp("graphs") / "lite.onnx"
+    return to_onnx(network, network.tiers[0], path, opset=17).path
+
+
+@pytest.fixture(scope="session")
+def ranges(graph, tensors):
+    return calibrate(graph, tensors)
+
+
+@pytest.fixture(scope="session")
+def quantized(graph, ranges):
+    """The two INT8 forms, by style."""
+    return {
+        style: quantize(graph, graph.with_suffix(f".{style}.onnx"), ranges, style=style).path
+        for style in STYLES
+    }
+
+
+@pytest.fixture(scope="session")
+def held_back(graph):
+    """Samples, the float logits, and labels that the float network gets right."""
+    samples = make_tensors(32, seed=3)
+    engine = OnnxRuntimeEngine(graph)
+    logits = [engine.run(sample)["logits"] for sample in samples]
+    return samples, logits, [int(row.argmax()) for row in logits]
