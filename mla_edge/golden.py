@@ -73,7 +73,8 @@ def read_golden(path: Path) -> Golden:
     """Read the samples at ``path``; BundleError says what is wrong with them."""
     again = "export the bundle again"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Read first: numpy leaves a file open that turns out to be cut off.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             inputs = {name[6:]: arrays[name] for name in arrays if name.startswith("input.")}
             logits = {name[7:]: arrays[name] for name in arrays if name.startswith("logits.")}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

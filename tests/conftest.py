@@ -12,7 +12,7 @@ WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 collect_ignore = list(NEED_TORCH) if WITHOUT_TORCH else []
 
 if "mix_stderr" in inspect.signature(CliRunner.__init__).parameters:
-    # Typer's last for Python 3.8 puts both streams into stdout; keep them apart as later ones do.
+    # The last Typer for Python 3.8 mixes the streams; keep them apart, as later ones do.
     from click.testing import Result
 
     CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)

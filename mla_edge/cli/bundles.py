@@ -84,6 +84,27 @@ def _report(bundle: Bundle) -> Dict[str, Any]:
     return report
 
 
+def _accuracy(bundle: Bundle, report: Dict[str, Any]) -> List[str]:
+    """What the export measured on samples that nothing was fitted to."""
+    if not report:
+        return ["accuracy: the bundle has no report"]
+    lines = ["accuracy, as measured when it was exported:"]
+    try:
+        for tier in report["tiers"]:
+            for form, found in tier["agreement"].items():
+                lines.append(
+                    f"  {tier['name']} ({form}): {found['accuracy']:.1%} of "
+                    f"{found['samples']} samples, float {found['float_accuracy']:.1%}"
+                )
+            lines.append(f"  {tier['name']}: TensorRT {tier['tensorrt']['status']}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(
+            f"{bundle.folder / _REPORT}: is not a report of this version: {error!r}",
+            hint="export the bundle again",
+        ) from error
+    return lines
+
+
 def _describe(bundle: Bundle, sizes: Dict[str, int], report: Dict[str, Any]) -> List[str]:
     total = sum(sizes.values()) + _size(bundle.folder / MANIFEST)
     lines = [
@@ -108,6 +129,7 @@ def _describe(bundle: Bundle, sizes: Dict[str, int], report: Dict[str, Any]) -> 
         lines.append(
             f"  {mode}: {policy.threshold:.3f} at temperature {policy.temperature:.2f}"
         )
+    lines += _accuracy(bundle, report)
     lines.append("files:")
     lines += [f"  {size / 1e6:8.3f} MB  {name}" for name, size in sorted(sizes.items())]
     return lines
