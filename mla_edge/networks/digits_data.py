@@ -258,7 +258,7 @@ def _voice(word: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def sample_source(folder: str | os.PathLike[str] | None) -> SampleSource:
     """Labelled samples of the folder's digits; of the simulator's where there is no folder."""
     if folder is None:
-        return labelled_samples
+        return _simulated
     data = DigitsData.load(folder)
 
     def samples(split: str, count: int, seed: int) -> list[Sample]:
@@ -267,6 +267,13 @@ def sample_source(folder: str | os.PathLike[str] | None) -> SampleSource:
         return [_sample(maker, rng, i) for i in range(count)]
 
     return samples
+
+
+def _simulated(split: str, count: int, seed: int) -> list[Sample]:
+    """The simulator's samples; it keeps no voices for ``tune``, so other calibration scenes."""
+    if split == "tune":
+        return labelled_samples("calibrate", count, seed + 1_000_003)
+    return labelled_samples(split, count, seed)
 
 
 def _sample(maker: DigitsMaker, rng: np.random.Generator, index: int) -> Sample:
