@@ -1,0 +1,161 @@
+import pytest
+import torch
+from torch import nn
+
+from mla_edge.errors import ExportError
+from mla_edge.exporter.pruning import ROUND_TO, prune
+from mla_edge.networks.attention import MultiLevelAttention, TransformerBlock
+from mla_edge.networks.encoders import ResidualConvolution, convolution
+
+WIDTH, HEADS, HIDDEN = 64, 4, 128
+
+
+class Mixed(nn.Module):
+    """Picture [1, 3, 16, 16] → logits: a stem, a residual, a transformer block, attention of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = convolution(3, WIDTH, stride=(2, 2))
+        self.residual = ResidualConvolution(WIDTH, 96)
+        attention = MultiLevelAttention(WIDTH, HEADS, (8, 8), (4, 4), 8)
+        self.block = TransformerBlock(attention, WIDTH, HIDDEN)
+        self.theirs = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+        self.sensitive = nn.Sequential(nn.Linear(WIDTH, 64), nn.Tanh(), nn.Linear(64, WIDTH))
+        self.sensitive.keep_float32 = True
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, image):
+        tokens = self.residual(self.stem(image)).flatten(2).transpose(1, 2)
+        tokens = self.block(tokens)
+        tokens = tokens + self.theirs(tokens, tokens, tokens, need_weights=False)[0]
+        return self.head((tokens + self.sensitive(tokens)).mean(1))
+
+
+@pytest.fixture
+def mixed():
+    torch.manual_seed(0)
+    return Mixed().eval(), [torch.randn(1, 3, 16, 16)]
+
+
+def test_only_inner_widths_shrink_and_they_end_on_16(mixed):
+    module, example = mixed
+    pruned = prune(module, example, channels=0.3)
+    assert {change.layer: (change.before, change.after) for change in pruned.changes} == {
+        "residual.first.0": (96, 80),
+        "block.feed.expand": (128, 96),
+    }
+    assert all(change.after % ROUND_TO == 0 for change in pruned.changes)
+    assert pruned.module.residual.first[1].num_features == 80
+    assert pruned.module.residual.second.weight.shape == (WIDTH, 80, 3, 3)
+    assert pruned.parameters_after < pruned.parameters_before
+
+
+def test_the_residual_stream_attentions_and_sensitive_parts_keep_their_widths(mixed):
+    module, example = mixed
+    smaller = prune(module, example, channels=0.9).module
+    assert smaller.stem[0].out_channels == WIDTH
+    assert smaller.block.attention.local.query.weight.shape == (WIDTH, WIDTH)
+    assert smaller.block.attention.overall.project.weight.shape == (WIDTH, WIDTH)
+    assert smaller.theirs.in_proj_weight.shape == (3 * WIDTH, WIDTH)
+    assert smaller.sensitive[0].out_features == 64
+    assert smaller.head.weight.shape == (5, WIDTH)
+
+
+def test_heads_are_sliced_and_counted(mixed):
+    module, example = mixed
+    pruned = prune(module, example, heads=0.5)
+    assert {change.layer for change in pruned.changes} == {
+        "block.attention.local",
+        "block.attention.overall",
+    }
+    for attention in (pruned.module.block.attention.local, pruned.module.block.attention.overall):
+        assert attention.heads == 2
+        assert attention.query.weight.shape == (WIDTH // 2, WIDTH)
+        assert attention.project.weight.shape == (WIDTH, WIDTH // 2)
+
+
+def test_the_strongest_heads_stay(mixed):
+    module, example = mixed
+    local = module.block.attention.local
+    with torch.no_grad():
+        local.project.weight[:, : WIDTH // 2] *= 0.01  # heads 0 and 1 say nothing
+        kept = local.query.weight[WIDTH // 2 :].clone()
+    smaller = prune(module, example, heads=0.5).module
+    assert torch.equal(smaller.block.attention.local.query.weight, kept)
+
+
+def test_the_weakest_channels_go(mixed):
+    module, example = mixed
+    feed = module.block.feed
+    with torch.no_grad():
+        for weight in (feed.expand.weight, feed.expand.bias):
+            weight[:32] *= 1e-4
+        feed.contract.weight[:, :32] *= 1e-4
+        expected = module(*example)
+        found = prune(module, example, channels=0.25).module(*example)
+        other = prune(module, example, channels=0.5).module(*example)
+    # The residual's own channels matter, so the outputs differ, but by less than with more gone.
+    assert (found - expected).abs().max() < (other - expected).abs().max()
+    smaller = prune(module, example, channels=0.25).module.block.feed
+    assert torch.equal(smaller.expand.weight, feed.expand.weight[32:])
+
+
+def test_never_more_than_the_share_is_removed(mixed):
+    module, example = mixed
+    for share in (0.05, 0.1, 0.4, 0.6):
+        for change in prune(module, example, channels=share).changes:
+            assert change.after >= change.before * (1 - share)
+
+
+def test_nothing_to_do_gives_an_equal_copy(mixed):
+    module, example = mixed
+    pruned = prune(module, example)
+    assert pruned.changes == ()
+    assert pruned.module is not module
+    with torch.no_grad():
+        assert torch.equal(pruned.module(*example), module(*example))
+
+
+def test_the_original_is_not_touched(mixed):
+    module, example = mixed
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    prune(module, example, channels=0.5, heads=0.5)
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+class Fixed(nn.Module):
+    """Writes its inner width down where pruning cannot see it."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.back = nn.Linear(8, 64), nn.Linear(64, 4)
+        self.scale = torch.ones(64)
+
+    def forward(self, x):
+        return self.back(self.wide(x) * self.scale)
+
+
+def test_a_network_that_cannot_lose_channels_is_an_error_of_ours():
+    with pytest.raises(ExportError, match="does not run with fewer channels") as caught:
+        prune(Fixed().eval(), [torch.randn(1, 8)], channels=0.5)
+    assert "prune" in caught.value.hint
+
+
+class TwoOutputs(nn.Module):
+    """Gives its inner features to a later tier."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.back = nn.Linear(8, 64), nn.Linear(64, 4)
+
+    def forward(self, x):
+        features = self.wide(x).relu()
+        return self.back(features), features
+
+
+def test_an_output_that_would_change_its_shape_is_refused():
+    with pytest.raises(ExportError, match="outputs changed"):
+        prune(TwoOutputs().eval(), [torch.randn(1, 8)], channels=0.5)

@@ -1,0 +1,74 @@
+import dataclasses
+
+import pytest
+
+from mla_edge._content import names
+from mla_edge.errors import ConfigError
+from mla_edge.exporter.recipe import Recipe, choose_precision, load_recipe
+from mla_edge.profiles import load_profile
+
+
+def write(folder, text):
+    path = folder / "mine.toml"
+    path.write_text('title = "mine"\nprecision = "int8"\ncalibration = "default"\n' + text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", names("export"))
+def test_every_recipe_that_ships_loads(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.calibration in names("calibration")
+
+
+def test_a_tier_that_is_not_named_is_not_pruned(tmp_path):
+    recipe = load_recipe(write(tmp_path, "[tiers.full]\nprune = 0.25\nkeep_float = ['/head/*']\n"))
+    assert recipe.tier("full").prune == 0.25
+    assert recipe.tier("full").keep_float == ("/head/*",)
+    assert recipe.tier("lite").prune == recipe.tier("lite").prune_heads == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prun = 1\n", "prun"),
+        ("[tiers.full]\nprunes = 0.5\n", "prunes"),
+        ("[distillation]\nstep = 5\n", "step"),
+        ("[tiers.full]\nprune = 1.5\n", "prune is 1.5"),
+        ("[tiers.full]\nprune = 'half'\n", "must be a number"),
+        ("[tiers.full]\nprune = true\n", "must be a number"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_by_name(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(write(tmp_path, text))
+    assert "mine.toml" in str(caught.value)
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "x"\nprecision = "int4"\ncalibration = "default"\n')
+    with pytest.raises(ConfigError, match="int4") as caught:
+        load_recipe(str(path))
+    assert "int8, fp16, fp32" in caught.value.hint
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("defualt")
+    assert "default" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "got"),
+    [
+        ("int8", ("fp32", "fp16", "int8"), "int8"),
+        ("int8", ("fp32", "fp16"), "fp16"),
+        ("int8", ("fp32",), "fp32"),
+        ("fp16", ("fp32", "int8"), "fp32"),
+        ("fp32", ("fp32", "fp16", "int8"), "fp32"),
+    ],
+)
+def test_a_board_gets_the_next_larger_precision_that_it_has(wanted, offered, got):
+    board = dataclasses.replace(load_profile("agx-xavier"), precisions=offered)
+    assert choose_precision(Recipe("x", precision=wanted), board) == got
