@@ -1,0 +1,51 @@
+"""A robot's own loop around mla-edge: act once when the same answer came several times.
+
+python examples/robot_loop.py bundles/digits-host sim://digits sim://digits 10
+python examples/robot_loop.py bundles/digits-host 0 default
+"""
+
+from __future__ import annotations
+
+import sys
+
+import mla_edge
+
+STEADY = 5  # so many equal answers before the robot acts
+SURE = 0.7
+DO_NOTHING = "none"
+
+
+def act(label: str) -> None:
+    """Drive your motors here."""
+    print(f"acting on {label}", flush=True)
+
+
+def slow_down(fault: mla_edge.Fault) -> None:
+    """A sense was lost or came back: a robot may want to go slower meanwhile."""
+    print(f"{fault.modality} {fault.what} {fault.why}", file=sys.stderr)
+
+
+def main(bundle: str, camera: str, microphone: str, seconds: float) -> None:
+    """Run until ``seconds`` are over or the sources end."""
+    with mla_edge.load(bundle) as model:
+        sound = next(spec for spec in model.bundle.inputs if spec.kind == "audio")
+        with mla_edge.open_camera(camera) as eyes, mla_edge.open_microphone(
+            microphone, rate_hz=sound.rate_hz or 0, window_s=sound.window_s
+        ) as ears:
+            label, count = DO_NOTHING, 0
+            for prediction in mla_edge.run(
+                model, eyes, ears, duration_s=seconds, on_fault=slow_down
+            ):
+                if prediction.label != label:
+                    label, count = prediction.label, 0
+                count += prediction.confidence >= SURE
+                if count == STEADY and label != DO_NOTHING:
+                    act(label)
+
+
+if __name__ == "__main__":
+    try:
+        bundle, camera, microphone, *seconds = sys.argv[1:]
+        main(bundle, camera, microphone, float(seconds[0]) if seconds else 60.0)
+    except mla_edge.MlaEdgeError as error:
+        sys.exit(f"{error}\n  {error.hint}")
