@@ -36,7 +36,9 @@ check: $(TEST_READY)
 
 bench: $(TEST_READY)
 	@test -n "$(DATA)" || { echo "say where the data sets are: make bench DATA=folder" >&2; exit 2; }
-	$(BIN)/python benchmarks/digits.py --data "$(DATA)"
+	$(BIN)/mla-edge export --profile host
+	$(BIN)/python benchmarks/overhead.py bundles/digits-host
+	$(BIN)/python benchmarks/digits.py --data "$(DATA)" --bundle bundles/digits-host
 
 docs: $(TEST_READY)
 	$(BIN)/python scripts/render_docs.py
