@@ -152,7 +152,7 @@ def export(
             kept = publish(folder, target, keep=request.keep)
             reporting.forget_failed(target)
     bundle = dataclasses.replace(bundle, folder=target)
-    return ExportResult(bundle, facts, False, kept, time.monotonic() - began)
+    return ExportResult(bundle, reporting.read(target), False, kept, time.monotonic() - began)
 
 
 def load(request: ExportRequest, steps: Steps) -> Plan:

@@ -26,7 +26,7 @@ from mla_edge.exporter.pruning import prune
 from mla_edge.exporter.quantization import calibrate, check_samples, quantize
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.recipe import TierRecipe
-from mla_edge.exporter.runs import measure_costs, open_engines, run_tiers
+from mla_edge.exporter.runs import machine, measure_costs, open_engines, run_tiers
 from mla_edge.exporter.shipped_ranges import find_ranges
 from mla_edge.exporter.steps import (
     hash_of,
@@ -140,7 +140,7 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
             to_onnx(job.network, smaller, folder / "float.onnx", opset=opset)
             if half:
                 to_onnx(job.network, smaller, folder / "half.onnx", opset=opset, half=True)
-            (folder / "shrunk.json").write_text(json.dumps(shrunk), encoding="utf-8")
+            _write(folder / "shrunk.json", json.dumps(shrunk))
 
         return job.cache.store(key, make)
 
@@ -177,8 +177,7 @@ def quantize_tier(job: Job, part: TierNetwork, float_graph: Path) -> tuple[Path,
                     float_graph, folder / f"{style}.onnx", ranges,
                     style=style, keep_float=kept, int8_weights=int8_weights,
                 )  # fmt: skip
-            text = json.dumps(ranges.to_json())
-            (folder / "ranges.json").write_text(text, encoding="utf-8")
+            _write(folder / "ranges.json", json.dumps(ranges.to_json()))
 
         return job.cache.store(key, make), said
 
@@ -207,12 +206,21 @@ def choose_cpu_graph(
     """The INT8 graph for a processor, or the float one where INT8 is larger or slower here."""
     name = part.tier.name
     pair = {"fp32": graphs / "float.onnx", "int8": quantized / "cpu.onnx"}
-    with job.steps.step("cpu_speed", name):
-        feed = {wanted: held.feeds[0][wanted] for wanted in part.tier.inputs}
-        taken = measure_costs(pair, feed, threads=job.threads)
-        smaller = pair["int8"].stat().st_size < pair["fp32"].stat().st_size
-        form = "int8" if smaller and taken["int8"] <= taken["fp32"] * _SLOWER else "fp32"
-        job.steps.note(f"float {taken['fp32']:.2f} ms, INT8 {taken['int8']:.2f} ms: {form}")
+    hashes = [sha256_of(path) for path in pair.values()]
+    key = hash_of("cpu_speed", hashes, machine(), job.threads)
+    entry = job.cache.find(key)
+    if entry is not None:
+        job.steps.reused("cpu_speed", name)
+    else:
+        with job.steps.step("cpu_speed", name):
+            feed = {wanted: held.feeds[0][wanted] for wanted in part.tier.inputs}
+            measured = json.dumps(measure_costs(pair, feed, threads=job.threads))
+            entry = job.cache.store(
+                key, lambda folder: _write(folder / "cpu_ms.json", measured)
+            )
+    taken = json.loads((entry / "cpu_ms.json").read_text(encoding="utf-8"))
+    smaller = pair["int8"].stat().st_size < pair["fp32"].stat().st_size
+    form = "int8" if smaller and taken["int8"] <= taken["fp32"] * _SLOWER else "fp32"
     return pair[form], form, taken
 
 
@@ -229,11 +237,8 @@ def compare(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str)
         found = measure(list(held.logits[name]), graph, feeds, held.labels.tolist())
         job.steps.note(f"drop {found.drop_points:+.2f} points, cosine {found.cosine:.4f}")
 
-        def make(folder: Path) -> None:
-            text = json.dumps(dataclasses.asdict(found))
-            (folder / "agreement.json").write_text(text, encoding="utf-8")
-
-        job.cache.store(key, make)
+        text = json.dumps(dataclasses.asdict(found))
+        job.cache.store(key, lambda folder: _write(folder / "agreement.json", text))
     return found
 
 
@@ -308,6 +313,10 @@ def _check_operators(job: Job, folder: Path) -> None:
         for graph in sorted(folder.glob("*.onnx")):
             if graph.name != "cpu.onnx":
                 check_operators(graph, job.profile.tensorrt)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _matching(graph: Path, patterns: Sequence[str]) -> list[str]:

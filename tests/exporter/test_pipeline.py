@@ -1,0 +1,363 @@
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mla_edge.bundle import Bundle
+from mla_edge.engines.verification import verify
+from mla_edge.errors import AccuracyGateError, ConfigError, ExportError
+from mla_edge.exporter import pipeline, publishing
+from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
+from mla_edge.exporter.steps import StepCache
+
+ALARMS = f"{Path(__file__).parents[2] / 'examples' / 'your_network' / 'alarms.py'}:make_network"
+SMALL = "tests_small_network:make"
+QUICK = """source = "network"
+calibrate = 48
+tune = 96
+test = 96
+"""
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    path = tmp_path_factory.mktemp("calibration") / "quick.toml"
+    path.write_text(QUICK)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def steps_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("steps")
+
+
+@pytest.fixture
+def cache(steps_cache):
+    return StepCache(steps_cache)
+
+
+@pytest.fixture
+def alarms(tmp_path, quick):
+    return ExportRequest("agx-xavier", ALARMS, out=tmp_path / "out", calibration=quick)
+
+
+@pytest.fixture
+def small(monkeypatch, network, tmp_path, quick):
+    """The two-tier network whose second tier goes on from the first; untrained: no gate."""
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+    return ExportRequest(
+        "agx-orin", SMALL, out=tmp_path / "out", calibration=quick, max_drop=100.0
+    )
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_a_bundle_is_whole_and_proves_itself(alarms, cache):
+    result = export(alarms, cache=cache)
+    bundle = Bundle.read(alarms.out / "alarms-agx-xavier")
+    assert all(check.ok for check in verify(bundle))
+    assert set(bundle.files) == {
+        "golden.npz",
+        "graphs/only.onnx",
+        "graphs/only.cpu.onnx",
+        "report.html",
+        "report.json",
+    }
+    assert os.listdir(alarms.out) == ["alarms-agx-xavier"]
+    assert result.bundle == bundle
+    assert not result.reused
+    assert bundle.labels == ("rising", "falling", "beeping", "none")
+    assert bundle.policy.modes["audio"].threshold == 0.0
+    assert result.report["gate"]["passed"]
+    assert result.report["profile"]["opset"] == 16
+    assert {t["name"] for t in result.report["tiers"]} == {"only"}
+    assert json.loads((bundle.folder / "report.json").read_text()) == result.report
+
+
+def test_equal_inputs_reuse_the_bundle_and_others_do_not(alarms, cache):
+    first = export(alarms, cache=cache)
+    stamp = (first.bundle.folder / "bundle.json").stat().st_mtime_ns
+    again = export(alarms, cache=cache)
+    assert again.reused
+    assert again.report == first.report
+    assert (first.bundle.folder / "bundle.json").stat().st_mtime_ns == stamp
+    assert not export(dataclasses.replace(alarms, max_drop=0.5), cache=cache).reused
+
+
+def test_a_bundle_that_was_damaged_is_not_reused(alarms, cache):
+    first = export(alarms, cache=cache)
+    graph = first.bundle.graph("only", cpu=True)
+    graph.write_bytes(graph.read_bytes()[:-10])
+    assert not export(alarms, cache=cache).reused
+    Bundle.read(first.bundle.folder).check_hashes()
+
+
+def test_finished_steps_are_reused_and_damaged_ones_are_not(alarms, tmp_path):
+    cache = StepCache(tmp_path / "steps")
+    export(alarms, cache=cache)
+    shutil.rmtree(alarms.out)
+
+    def run():
+        seen = []
+        export(alarms, seen.append, cache=cache)
+        shutil.rmtree(alarms.out)
+        return {event.step for event in seen if event.reused}
+
+    expected = {"to_onnx", "quantize", "cpu_speed", "agreement tensorrt", "agreement cpu", "policy"}
+    assert run() == expected
+    for graph in (tmp_path / "steps").rglob("*.onnx"):
+        graph.write_bytes(graph.read_bytes()[:-10])
+    assert "quantize" not in run()
+    assert run() == expected
+
+
+def test_keep_keeps_both(alarms, cache):
+    first = export(alarms, cache=cache)
+    second = export(dataclasses.replace(alarms, keep=True, max_drop=0.5), cache=cache)
+    assert len(os.listdir(alarms.out)) == 2
+    assert second.kept.name.startswith("alarms-agx-xavier-20")
+    Bundle.read(second.kept).check_hashes()
+    Bundle.read(second.bundle.folder).check_hashes()
+    inputs = [Bundle.read(f).provenance["inputs_sha256"] for f in (second.kept, alarms.out / first.bundle.name)]
+    assert len(set(inputs)) == 2
+    third = export(dataclasses.replace(alarms, keep=True, max_drop=0.7), cache=cache)
+    assert third.kept not in (None, second.kept)
+    assert len(os.listdir(alarms.out)) == 3
+
+
+def step_names(request, cache):
+    seen = []
+    export(request, seen.append, cache=cache)
+    shutil.rmtree(request.out)
+    return [(event.step, event.tier, event.seconds is None) for event in seen]
+
+
+def test_an_interrupt_in_any_step_leaves_nothing(alarms, tmp_path):
+    points = step_names(alarms, StepCache(tmp_path / "first"))
+    assert len(points) > 20
+    for number in range(len(points)):
+        cache = StepCache(tmp_path / "steps" / str(number % 2))
+        left = number
+
+        def interrupt(event):
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+
+        with pytest.raises(KeyboardInterrupt):
+            export(alarms, interrupt, cache=cache)
+        if points[number] == ("publish", "", False):  # it was over already
+            Bundle.read(alarms.out / "alarms-agx-xavier").check_hashes()
+        else:
+            assert not alarms.out.exists(), points[number]
+        assert not list(tmp_path.rglob("*.partial")), points[number]
+
+
+def test_an_interrupt_leaves_the_old_bundle_as_it_was(alarms, cache):
+    export(alarms, cache=cache)
+    before = files(alarms.out)
+    other = dataclasses.replace(alarms, max_drop=0.25)
+
+    def interrupt(event):
+        if event.step == "publish":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(other, interrupt, cache=cache)
+    assert files(alarms.out) == before
+    assert export(alarms, cache=cache).reused
+
+
+@pytest.fixture
+def ruined(alarms, tmp_path):
+    recipe = tmp_path / "ruined.toml"
+    recipe.write_text(
+        'title = "too hard"\nprecision = "int8"\ncalibration = "quick"\n[tiers.only]\nprune = 0.8\n'
+    )
+    return dataclasses.replace(alarms, recipe=str(recipe))
+
+
+def test_the_gate_publishes_nothing_and_says_which_layers_hurt(alarms, ruined, cache):
+    with pytest.raises(AccuracyGateError, match="points of accuracy") as caught:
+        export(ruined, cache=cache)
+    assert caught.value.exit_code == 4
+    names = ["alarms-agx-xavier.failed-report.html", "alarms-agx-xavier.failed-report.json"]
+    assert files(alarms.out) == names
+    report = json.loads((alarms.out / names[1]).read_text())
+    assert not report["gate"]["passed"]
+    assert report["tiers"][0]["sensitivity"][0]["layer"] in str(caught.value)
+    assert "Nothing was published" in (alarms.out / names[0]).read_text()
+    export(alarms, cache=cache)
+    assert os.listdir(alarms.out) == ["alarms-agx-xavier"]
+
+
+def test_the_gate_leaves_the_old_bundle(alarms, ruined, cache):
+    export(alarms, cache=cache)
+    with pytest.raises(AccuracyGateError):
+        export(ruined, cache=cache)
+    assert export(alarms, cache=cache).reused
+
+
+def test_what_is_no_bundle_is_left_alone(alarms, cache):
+    target = alarms.out / "alarms-agx-xavier"
+    target.mkdir(parents=True)
+    (target / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="is not a bundle; it is left alone"):
+        export(alarms, cache=cache)
+    assert files(alarms.out) == ["alarms-agx-xavier", "alarms-agx-xavier/thesis.txt"]
+
+
+def test_an_empty_folder_is_filled(alarms, cache):
+    (alarms.out / "alarms-agx-xavier").mkdir(parents=True)
+    export(alarms, cache=cache)
+    Bundle.read(alarms.out / "alarms-agx-xavier").check_hashes()
+
+
+def test_a_folder_that_cannot_be_written_is_named(alarms, cache, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="cannot be written") as caught:
+        export(dataclasses.replace(alarms, out=tmp_path / "file" / "out"), cache=cache)
+    assert str(tmp_path / "file") in str(caught.value)
+    assert "--out" in caught.value.hint
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_work(alarms, cache, tiny_disk):
+    seen = []
+    with pytest.raises(ExportError, match="MB are free") as caught:
+        export(dataclasses.replace(alarms, out=tiny_disk / "out"), seen.append, cache=cache)
+    assert str(tiny_disk) in str(caught.value)
+    assert "to_onnx" not in {event.step for event in seen}
+    assert files(tiny_disk) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(alarms, cache, tiny_disk, monkeypatch):
+    monkeypatch.setattr(pipeline, "check_room", lambda folder, needed_mb: None)
+    with pytest.raises(ExportError, match="No space left on device; nothing was published"):
+        export(dataclasses.replace(alarms, out=tiny_disk / "out"), cache=cache)
+    assert files(tiny_disk) == []
+
+
+def test_a_cache_that_fills_up_leaves_nothing(alarms, tiny_disk):
+    with pytest.raises(ExportError, match="No space left on device") as caught:
+        export(alarms, cache=StepCache(tiny_disk / "steps"))
+    assert "XDG_CACHE_HOME" in caught.value.hint
+    assert not alarms.out.exists()
+    assert not list(tiny_disk.rglob("*.onnx"))
+
+
+def test_the_exchange_works_where_the_system_cannot_do_it_in_one_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(publishing.ctypes, "CDLL", lambda *_, **__: object())
+    new, old = tmp_path / ".new", tmp_path / "bundle"
+    for folder, text in ((new, "new"), (old, "old")):
+        folder.mkdir()
+        (folder / "bundle.json").write_text(text)
+    assert publishing.publish(new, old, keep=False) is None
+    assert (old / "bundle.json").read_text() == "new"
+    assert (new / "bundle.json").read_text() == "old"
+
+
+def test_two_tiers_of_which_one_goes_on_from_the_other(small, cache):
+    result = export(small, cache=cache)
+    assert all(check.ok for check in verify(result.bundle))
+    assert set(result.bundle.policy.modes) == {"image+audio", "image", "audio"}
+    assert result.report["profile"]["opset"] == 17
+    for row in result.report["routing"]["modes"]:
+        assert row["full_cost_ms"] == pytest.approx(sum(result.bundle.policy.cost_ms.values()))
+        assert row["samples"] == 96
+
+
+def test_a_board_without_int8_gets_half_precision_and_a_float_graph(small, cache):
+    recipe = dataclasses.replace(small, recipe="fp16")
+    result = export(recipe, cache=cache)
+    sizes = result.report["tiers"][0]["size_bytes"]
+    assert result.report["precision"] == "fp16"
+    assert sizes["tensorrt"] < 0.75 * sizes["cpu"]
+    assert result.report["tiers"][0]["cpu_precision"] == "fp32"
+
+
+def test_float_as_trained(small, cache):
+    result = export(dataclasses.replace(small, recipe="fp32", profile="host"), cache=cache)
+    assert result.bundle.name == "small-host"
+    drops = [a["drop_points"] for t in result.report["tiers"] for a in t["agreement"].values()]
+    assert drops == [0.0] * 4
+
+
+def test_training_data_brings_the_pruned_tier_closer(alarms, monkeypatch, tmp_path):
+    from mla_edge.networks import load_network
+
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "take.txt").write_text("real")
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: load_network(ref))
+    recipe = tmp_path / "hard.toml"
+    recipe.write_text(
+        'title = "hard"\nprecision = "fp32"\ncalibration = "quick"\n'
+        "[tiers.only]\nprune = 0.5\n"
+        "[distillation]\nsamples = 256\nsteps = 120\nlearning_rate = 2e-3\n"
+    )
+    hard = dataclasses.replace(alarms, recipe=str(recipe), max_drop=100.0)
+    without = export(hard, cache=StepCache(tmp_path / "steps")).report["tiers"][0]
+    taught = export(
+        dataclasses.replace(hard, data=data), cache=StepCache(tmp_path / "steps")
+    ).report["tiers"][0]
+    assert without["distillation"] is None
+    assert taught["distillation"]["steps"] == 120
+    assert taught["agreement"]["cpu"]["cosine"] > without["agreement"]["cpu"]["cosine"] + 0.02
+    (data / "take.txt").write_text("other")
+    again = export(dataclasses.replace(hard, data=data), cache=StepCache(tmp_path / "steps"))
+    assert not again.reused
+
+
+def test_a_missing_data_folder_is_named(alarms, cache, tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        export(dataclasses.replace(alarms, data=tmp_path / "none"), cache=cache)
+
+
+def test_a_plan_writes_nothing(alarms, tmp_path):
+    before = files(tmp_path)
+    plan = describe_plan(alarms)
+    assert files(tmp_path) == before
+    assert plan["bundle"].endswith("out/alarms-agx-xavier")
+    assert any("opset 16, int8" in step for step in plan["steps"])
+    assert any("(new;" in step for step in plan["steps"])
+
+
+def test_a_board_that_is_not_supported_says_why(alarms):
+    with pytest.raises(ConfigError, match="Python 3.6"):
+        export(dataclasses.replace(alarms, profile="nano"))
+
+
+def test_constant_samples_are_refused_by_name(alarms, tmp_path):
+    path = tmp_path / "flat.npz"
+    np.savez(path, audio=np.full((40, 6000), 0.25, np.float32))
+    with pytest.raises(ExportError, match="'audio' is the same in all 40"):
+        export(dataclasses.replace(alarms, calibration=str(path)), cache=StepCache(tmp_path / "c"))
+    assert not alarms.out.exists()
+
+
+def test_too_few_recorded_samples_are_refused(alarms, tmp_path):
+    path = tmp_path / "few.npz"
+    random = np.random.default_rng(0)
+    np.savez(path, audio=random.normal(0, 0.1, (12, 6000)).astype(np.float32))
+    with pytest.raises(ConfigError, match="12 samples are too few"):
+        export(dataclasses.replace(alarms, calibration=str(path)), cache=StepCache(tmp_path / "c"))
+    assert not alarms.out.exists()

@@ -1,0 +1,164 @@
+import copy
+import json
+import re
+
+import pytest
+
+from mla_edge.errors import BundleError
+from mla_edge.exporter import report as reporting
+
+AGREEMENT = {
+    "samples": 600,
+    "top1_agreement": 0.995,
+    "cosine": 0.9991,
+    "min_cosine": 0.98,
+    "max_error": 0.31,
+    "accuracy": 0.984,
+    "float_accuracy": 0.986,
+    "drop_points": 0.2,
+    "optimised_cosine": 0.9999,
+    "optimised_accuracy": 0.984,
+    "optimiser_breaks": False,
+}
+CHANGE = {"layer": "block.feed.expand", "kind": "channels", "before": 640, "after": 544}
+
+
+def tier(name):
+    return {
+        "name": name,
+        "parameters": 5_200_000,
+        "parameters_after": 4_800_000,
+        "pruned": [CHANGE],
+        "distillation": None,
+        "size_bytes": {"float": 20e6, "tensorrt": 19e6, "cpu": 6e6},
+        "ranges_from": "calibration set default",
+        "cpu_precision": "int8",
+        "cpu_ms": {"fp32": 6.0, "int8": 4.0},
+        "agreement": {"tensorrt": dict(AGREEMENT), "cpu": dict(AGREEMENT)},
+        "tensorrt": {
+            "status": "not checked",
+            "reason": "tensorrt-rtx is not installed",
+            "version": "",
+            "seconds": 0.0,
+            "layers": 0,
+            "undequantized": [],
+        },
+    }
+
+
+MODE = {
+    "mode": "image+audio",
+    "samples": 600,
+    "temperature": 1.2,
+    "threshold": 0.93,
+    "kept": 0.81,
+    "break_even": 0.12,
+    "cost_ms": 1.4,
+    "full_cost_ms": 4.0,
+    "tier_accuracy": {"lite": 0.96, "full": 0.986},
+    "routed_accuracy": 0.984,
+    "why": "a bolder threshold would spoil 4 of 600 answers",
+}
+
+
+@pytest.fixture
+def facts():
+    return {
+        "bundle": "digits-agx-xavier",
+        "created": "2026-11-22T03:00:00+00:00",
+        "network": {"name": "digits", "labels": ["0"], "inputs": []},
+        "profile": {"name": "agx-xavier", "title": "Jetson AGX Xavier", "tensorrt": "8.5", "opset": 16},
+        "recipe": {"name": "default", "title": "INT8"},
+        "precision": "int8",
+        "calibration": {
+            "name": "default",
+            "source": "network",
+            "data": False,
+            "sha256": "ab" * 32,
+            "samples": {"calibrate": 256, "tune": 1000, "test": 600},
+        },
+        "tiers": [tier("lite"), tier("full")],
+        "gate": {"max_drop_points": 1.0, "worst_drop_points": 0.2, "passed": True},
+        "routing": {
+            "cost_ms": {"lite": 0.5, "full": 4.0},
+            "float_cost_ms": {"lite": 0.7, "full": 6.2},
+            "measured_on": "a processor",
+            "modes": [MODE, {**MODE, "mode": "image", "threshold": 1.01, "kept": 0.0}],
+        },
+        "not_proven": ["No board took part."],
+        "seconds": {"to_onnx full": 4.0},
+        "provenance": {
+            "inputs_sha256": "cd" * 32,
+            "network_ref": "digits",
+            "network_fingerprint": "ef" * 32,
+            "versions": {"torch": "2.13.0"},
+        },
+    }
+
+
+def test_the_page_says_everything_and_needs_nothing(facts):
+    page = reporting.render(facts)
+    for text in (
+        "digits-agx-xavier",
+        "6.00 MB",
+        "3.3× smaller",
+        "-0.20",
+        "81.0%",
+        "12.0%",
+        "never",
+        "block.feed.expand",
+        "No board took part.",
+        "not checked",
+        "tensorrt-rtx is not installed",
+    ):
+        assert text in page, text
+    assert not re.search(r"https?://|<script|<link|src=", page)
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+
+
+def test_not_checked_is_never_ok(facts):
+    page = reporting.render(facts)
+    section = page[page.index("<h2>TensorRT</h2>") : page.index("<h2>Routing</h2>")]
+    assert section.count("not checked") == 2
+    assert ">ok<" not in section
+
+
+def test_a_refusal_is_plain_and_names_the_layers(facts):
+    facts["gate"] = {"max_drop_points": 1.0, "worst_drop_points": 7.25, "passed": False}
+    facts["tiers"][1]["agreement"]["cpu"]["drop_points"] = 7.25
+    facts["tiers"][1]["sensitivity"] = [{"layer": "/stem/Conv", "error": 0.4}]
+    page = reporting.render(facts)
+    assert "refused: 7.25 points lost" in page
+    assert "What hurt full most" in page
+    assert "/stem/Conv" in page
+    facts["tiers"][1]["sensitivity"] = []
+    assert "it was the pruning" in reporting.render(facts)
+
+
+def test_one_tier_has_no_routing_to_show(facts):
+    facts["tiers"] = facts["tiers"][1:]
+    assert "<h2>Routing</h2>" not in reporting.render(facts)
+
+
+def test_names_are_escaped(facts):
+    facts["network"]["name"] = "<script>alert(1)</script>"
+    assert "<script>" not in reporting.render(facts)
+
+
+def test_both_forms_are_written_and_read_again(facts, tmp_path):
+    reporting.write(tmp_path, facts)
+    assert reporting.read(tmp_path) == json.loads(json.dumps(facts))
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(BundleError, match="cannot be read"):
+        reporting.read(tmp_path)
+
+
+def test_a_failed_report_is_beside_the_bundle_and_goes_with_the_next_success(facts, tmp_path):
+    target = tmp_path / "digits-agx-xavier"
+    path = reporting.write_failed(target, copy.deepcopy(facts))
+    assert path == tmp_path / "digits-agx-xavier.failed-report.json"
+    assert path.with_suffix(".html").exists()
+    reporting.forget_failed(target)
+    assert not list(tmp_path.iterdir())
