@@ -9,6 +9,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Callable
 
 from mla_edge.errors import ConfigError, MissingDependency
@@ -84,7 +85,13 @@ def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Net
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     make = getattr(module, function, None)
     if not callable(make):
-        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        known = [
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, FunctionType)
+            and value.__module__ == module.__name__
+            and not name.startswith("_")
+        ]
         raise ConfigError(
             f"{place} has no function {function!r}",
             hint=f"it has: {', '.join(known) or 'no public function'}",

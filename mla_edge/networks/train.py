@@ -40,8 +40,8 @@ class Plan:
     image_steps: int = 2000
     audio_steps: int = 2000
     align_steps: int = 150
-    joint_steps: int = 1300
-    lite_steps: int = 1300
+    joint_steps: int = 1500
+    lite_steps: int = 2200
     rate: float = 1.5e-3
     joint_rate: float = 6e-4
     lite_rate: float = 3e-3

@@ -1,0 +1,185 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from mla_edge.errors import ConfigError
+from mla_edge.networks import digits_data, train
+from mla_edge.networks.digits import digits
+from mla_edge.networks.digits_data import (
+    RATE_HZ,
+    DigitsData,
+    DigitsMaker,
+    add_noise,
+    place,
+    sample_source,
+    speed,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data folder in the real format, with small drawn digits and tones as words."""
+    path = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    count = 6000
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    pictures = np.zeros((count, 28, 28), np.uint8)
+    pictures[np.arange(count), 4 + 2 * labels, 5:23] = 255
+    np.savez(
+        path / "mnist.npz",
+        train_images=pictures,
+        train_labels=labels,
+        test_images=pictures[:50],
+        test_labels=labels[:50],
+    )
+    words = [
+        (9000 * np.sin(np.arange(1500) * (0.1 + 0.05 * digit))).astype(np.int16)
+        for take in range(10)
+        for speaker in range(2)
+        for digit in range(10)
+    ]
+    order = [(t, s, d) for t in range(10) for s in range(2) for d in range(10)]
+    np.savez(
+        path / "spoken_digits.npz",
+        samples=np.concatenate(words),
+        offsets=np.arange(len(words) + 1) * 1500,
+        labels=np.array([d for _, _, d in order], np.uint8),
+        speakers=np.array([("ann", "bob")[s] for _, s, _ in order]),
+        takes=np.array([t for t, _, _ in order], np.int16),
+        rate_hz=np.int32(RATE_HZ),
+    )
+    noise = rng.normal(0, 3000, (16, 40000)).astype(np.int16)
+    np.savez(path / "noise.npz", samples=noise, classes=np.array(["Rain"] * 16))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return DigitsData.load(folder)
+
+
+def test_splits_are_by_take_and_by_picture(data):
+    counts = {split: len(clips[3]) for split, clips in data.recordings.items()}
+    assert counts == {"train": 4, "tune": 6, "test": 10}  # takes 8-9, 5-7, 0-4 of two people
+    assert len(data.pictures["train"][0]) == 1000
+    assert len(data.pictures["tune"][0]) == 5000
+    assert [len(data.noises[s]) for s in ("train", "tune", "test")] == [12, 2, 2]
+
+
+def test_one_speaker_can_be_left_out(folder):
+    alone = DigitsData.load(folder, speakers=("ann",))
+    assert len(alone.recordings["test"][0]) == 5
+
+
+def test_a_missing_or_cut_file_is_named(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"mnist\.npz: no such file"):
+        DigitsData.load(tmp_path)
+    for name in digits_data.FILES:
+        (tmp_path / name).write_bytes((folder / name).read_bytes()[:500])
+    with pytest.raises(ConfigError, match=r"mnist\.npz: cannot be read"):
+        DigitsData.load(tmp_path)
+
+
+def test_speed_changes_length_and_pitch():
+    tone = np.sin(np.arange(4000) * 0.1).astype(np.float32)
+    fast = speed(tone, 2.0)
+    assert len(fast) == 2000
+    assert np.allclose(fast[:500], tone[::2][:500], atol=1e-5)
+
+
+@pytest.mark.parametrize("snr_db", [-10.0, 0.0, 20.0])
+def test_noise_is_added_at_the_level_asked_for(snr_db):
+    rng = np.random.default_rng(0)
+    word = rng.normal(0, 0.1, 3000).astype(np.float32)
+    sound = place(word, rng)
+    noise = rng.normal(0, 1, 8000).astype(np.float32)
+    added = add_noise(sound, noise, snr_db) - sound
+    ratio = np.mean(np.square(word)) / np.mean(np.square(added))
+    assert 10 * np.log10(ratio) == pytest.approx(snr_db, abs=0.1)
+
+
+def test_worn_samples_have_the_form_the_network_takes(data):
+    maker, rng = DigitsMaker(data, "train"), np.random.default_rng(0)
+    for digit in (*range(10), None):
+        picture, sound = maker.worn_picture(rng, digit), maker.worn_sound(rng, digit)
+        assert picture.shape == (128, 128, 3)
+        assert picture.dtype == np.uint8
+        assert sound.shape == (8000,)
+        assert sound.dtype == np.float32
+        assert np.isfinite(sound).all()
+        assert np.abs(sound).max() <= 1
+
+
+def test_samples_of_a_folder_carry_their_truth(folder):
+    samples = sample_source(folder)("tune", 33, 0)
+    assert {s.truth for s in samples} == {*"0123456789", "none"}
+    modes = {tuple(sorted(s.signals)) for s in samples}
+    assert modes == {("audio",), ("image",), ("audio", "image")}
+    again = sample_source(folder)("tune", 33, 0)
+    for one, other in zip(samples, again):
+        if "image" in one.signals:
+            assert np.array_equal(one.signals["image"].image, other.signals["image"].image)
+
+
+def test_contrastive_loss_is_least_when_classes_agree():
+    labels = torch.tensor([0, 0, 1, 1])
+    near = torch.eye(2).repeat_interleave(2, 0)
+    assert train.aligned(near, near, labels) < train.aligned(near, near.flip(0), labels)
+
+
+def small_plan():
+    return train.Plan(
+        seed=3, image_steps=20, audio_steps=20, align_steps=20, joint_steps=20, lite_steps=20
+    )
+
+
+@pytest.fixture
+def few_samples(monkeypatch):
+    monkeypatch.setattr(train, "BATCH", 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_an_interrupted_training_goes_on_and_writes_weights(
+    folder, data, few_samples, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(train, "scaled", lambda plan, effort: small_plan())
+    out = tmp_path / "weights" / "digits.safetensors"
+    out.parent.mkdir()
+    first = train.Trainer(data, small_plan(), out.with_suffix(".checkpoint"))
+    first.run(("image", "audio", "align"))
+    assert train.main(["digits", "--data", str(folder), "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert said.count("image 20/20") == 1  # the second run did not repeat what was done
+    assert "lite 20/20" in said
+    network = digits(weights=out)
+    assert network.tiers[1].module(
+        torch.zeros(1, 3, 128, 128), torch.zeros(1, 8000), torch.ones(1, 2)
+    ).shape == (1, 11)
+    with safe_open(out, "pt") as file:
+        about = file.metadata()
+    assert json.loads(about["plan"])["joint_steps"] == 20
+    assert set(json.loads(about["data"])) == set(digits_data.FILES)
+
+
+def test_training_is_seeded(data, few_samples):
+    def weights():
+        trainer = train.Trainer(data, small_plan(), None)
+        trainer.run(("audio",))
+        return trainer.full.encoders["audio"].state_dict()
+
+    one, other = weights(), weights()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_command_names_a_missing_folder(tmp_path, capsys):
+    code = train.main(
+        ["digits", "--data", str(tmp_path), "--out", str(tmp_path / "x.safetensors")]
+    )
+    assert code == 2
+    assert "no such file" in capsys.readouterr().err
