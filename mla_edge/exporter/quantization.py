@@ -39,6 +39,17 @@ except ImportError as error:
         "onnx is not installed, and quantizing needs it", hint="pip install 'mla-edge[export]'"
     ) from error
 
+__all__ = [
+    "Layer",
+    "calibrate",
+    "check_samples",
+    "find_layers",
+    "floating_layers",
+    "quantize",
+    "run_with",
+    "structure_of",
+]
+
 KEPT = "mla_edge.keep_float"  # metadata: the layers that `quantize` was told to keep
 STYLES = ("tensorrt", "cpu")
 # Fewer, and a CPU is faster in float: 0.76 of the time for the lite digits network.

@@ -60,7 +60,7 @@ def example_inputs(network: Network, tier: TierNetwork, count: int) -> list[Tens
 
 
 def forward(tier: TierNetwork, inputs: Tensors, labels: Sequence[str]) -> Tensors:
-    """What ``tier`` gives for ``inputs``; ExportError unless it is what the tier says it gives."""
+    """What ``tier`` gives for ``inputs``; ExportError unless that is what the tier says."""
     name = tier.tier.name
     try:
         with torch.no_grad():
