@@ -146,8 +146,8 @@ def kept_nodes(model: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _exporter_warnings() -> Iterator[None]:
-    """Silence what torch says while it traces: that its exporter for exact opsets is deprecated,
-    and of every shape that it is taken as a constant; `_check_outputs` is the real test.
+    """Silence torch while it traces: it says that its exporter for exact opsets is deprecated,
+    and of every shape that it becomes a constant; `_check_outputs` is the real test.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
