@@ -99,10 +99,8 @@ def test_pruned_heads_leave_what_the_kept_heads_say():
 def test_dynamic_weights_are_the_formula():
     weights = DynamicWeights(8, hidden=4)
     x = tokens()
-    inner = np.tanh(
-        x.numpy() @ weights.inner.weight.detach().numpy().T
-        + weights.inner.bias.detach().numpy()
-    )
+    weight, bias = (p.detach().numpy() for p in weights.inner.parameters())
+    inner = np.tanh(x.numpy() @ weight.T + bias)
     scores = inner @ weights.outer.weight.detach().numpy()[0] + weights.outer.bias.item()
     expected = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     assert np.allclose(weights(x).detach().numpy(), expected, atol=1e-6)
