@@ -112,6 +112,12 @@ def test_the_readme_shows_what_make_demo_prints():
         assert row in table, f"the closing table has no {row}"
 
 
+def test_every_how_to_is_in_the_index():
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs/how-to").glob("*.md"):
+        assert f"(how-to/{path.name})" in index, path.name
+
+
 def test_decisions_are_numbered_once():
     names = sorted(path.name for path in (ROOT / "docs/decisions").glob("*.md"))
     numbers = [name[:4] for name in names]
