@@ -28,6 +28,7 @@ class Alarms(nn.Module):
     """Log-mel energies, then three convolutions and a linear layer."""
 
     def __init__(self) -> None:
+        """Make the layers; the shapes follow from the 44 frames of 32 bands."""
         super().__init__()
         # A fixed convolution inside the graph, so that board and laptop cannot differ.
         self.mel = LogMel(RATE_HZ, frame=256, hop=128, bands=32, frames=44)

@@ -38,6 +38,5 @@ def main() -> None:
     save_file(module.state_dict(), WEIGHTS)
 
 
-
 if __name__ == "__main__":
     main()

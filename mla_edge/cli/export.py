@@ -24,7 +24,8 @@ def export(
     recipe: Annotated[str, typer.Option(help="A name in export/, or a path.")] = "default",
     out: Annotated[Path, typer.Option(help="Where the bundle goes.")] = Path("bundles"),
     data: Annotated[
-        Optional[Path], typer.Option(help="A folder of real samples, to distil and calibrate on.")
+        Optional[Path],
+        typer.Option(help="A folder of real samples, to distil and calibrate on."),
     ] = None,
     calibration: Annotated[
         Optional[str],

@@ -60,7 +60,7 @@ class CalibrationSet:
 
 
 def load_calibration_spec(name: str) -> CalibrationSpec:
-    """The set called ``name``, the one at a ``.toml`` path, or one of the samples in an ``.npz``."""
+    """The set called ``name``, the one at a ``.toml`` path, or the samples of an ``.npz``."""
     if name.endswith(".npz"):
         return CalibrationSpec(Path(name).stem, source="file", path=_existing(Path(name)))
     path = find("calibration", name)
@@ -69,14 +69,16 @@ def load_calibration_spec(name: str) -> CalibrationSpec:
     if source == "random":
         raise ConfigError(
             f"{path}: source 'random' is refused: ranges of noise are not ranges of your data",
-            hint="use source = \"network\", or \"file\" with recorded samples",
+            hint='use source = "network", or "file" with recorded samples',
         )
     if source not in ("network", "file"):
         raise ConfigError(
             f"{path}: source {source!r} is not known", hint="use 'network' or 'file'"
         )
     file = table.take("path", str) if source == "file" else None
-    counts = {split: table.take(split, int, getattr(CalibrationSpec, split)) for split in SPLITS}
+    counts = {
+        split: table.take(split, int, getattr(CalibrationSpec, split)) for split in SPLITS
+    }
     spec = CalibrationSpec(
         name=path.stem,
         source=source,
@@ -123,7 +125,9 @@ def to_examples(samples: Iterable[Sample], inputs: Sequence[InputSpec]) -> list[
         try:
             tensors = {name: np.array(value) for name, value in preprocess(sample).items()}
         except InferenceError as error:
-            raise ConfigError(f"sample {number}: {error}", hint="leave that sample out") from error
+            raise ConfigError(
+                f"sample {number}: {error}", hint="leave that sample out"
+            ) from error
         truths = {name: signal.truth for name, signal in sample.signals.items()}
         examples.append(Example(tensors, truths))
     return examples
@@ -195,7 +199,7 @@ def labelled(
 
 
 def read_samples(path: Path, inputs: Sequence[InputSpec]) -> list[Sample]:
-    """Recorded samples from an ``.npz``: an array per input, a row per sample, as in the README.
+    """Recorded samples from an ``.npz``: an array an input, a row a sample, as in the README.
 
     ConfigError names the array that is missing or has the wrong shape.
     """
@@ -233,7 +237,9 @@ def _signals(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> l
         rate_hz = int(arrays.get(f"{spec.name}_rate_hz", spec.rate_hz or 0))
         return [Sound(row, rate_hz, 0.0) for row in rows]
     if rows.shape[1:] != spec.shape[1:]:
-        raise _misshapen(path, spec, rows, f"float32 [n, {', '.join(map(str, spec.shape[1:]))}]")
+        raise _misshapen(
+            path, spec, rows, f"float32 [n, {', '.join(map(str, spec.shape[1:]))}]"
+        )
     return [Reading(row[None], 0.0) for row in rows]
 
 
@@ -252,5 +258,5 @@ def _existing(path: Path) -> Path:
 def _update(digest: hashlib._Hash, example: Example) -> None:
     for name, value in sorted(example.tensors.items()):
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value))
+        digest.update(value.tobytes())
     digest.update(repr(sorted(example.truths.items())).encode())

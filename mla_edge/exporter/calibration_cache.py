@@ -1,4 +1,4 @@
-"""``python -m mla_edge.exporter.calibration_cache NETWORK --data DIR``: the ranges that ship."""
+"""``python -m mla_edge.exporter.calibration_cache NETWORK --data DIR``: ranges to ship."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def ranges_of_network(
     for part in network.tiers:
         graph = make_float_graphs(job, part) / "float.onnx"
         ranges = calibrate(graph, calibration_feeds(job, part)).to_json()
-        how, source = recipe.tier(part.tier.name), f"real data, {len(calibration.calibrate)} samples"
+        how, source = (
+            recipe.tier(part.tier.name),
+            f"real data, {len(calibration.calibrate)} samples",
+        )
         yield (
             network, part.tier.name,
             make_entry(network, how, ranges, calibration.sha256, source),

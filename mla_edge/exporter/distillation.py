@@ -25,7 +25,7 @@ class Distillation:
     last_loss: float  # mean of the last tenth of the steps
 
 
-def distil(
+def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
     student: torch.nn.Module,
     teacher: torch.nn.Module,
     samples: Sequence[Tensors],
@@ -35,10 +35,10 @@ def distil(
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Distillation:
-    """Train ``student`` in place to give ``teacher``'s logits on ``samples``.
+    """Train ``student`` in place to give ``teacher``'s logits.
 
     Both stay in eval mode: batch statistics and dropout belong to the first training. The
-    samples are batched along their first axis. Ends after ``recipe.steps`` or at its time limit.
+    """Train ``student`` in place to give the logits of ``teacher``.
     """
     draw = np.random.default_rng(seed)
     began = clock()
@@ -57,7 +57,7 @@ def distil(
             expected = torch.cat([targets[i] for i in chosen])
             loss = _divergence(found, expected)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         losses.append(float(loss.detach()))

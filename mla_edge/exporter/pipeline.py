@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
-from mla_edge.errors import AccuracyGateError, ConfigError
+from mla_edge.errors import AccuracyGateError, ConfigError, MlaEdgeError
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.calibration import (
     CalibrationSpec,
@@ -51,6 +52,8 @@ from mla_edge.networks import Network, load_network
 from mla_edge.profiles import DeviceProfile, load_profile
 
 MAX_DROP_POINTS = 1.0
+# What building a network raises when its weights are missing, cut off, or of another network.
+_BUILDING = (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -171,12 +174,27 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
         if precision != recipe.precision:
             steps.note(f"{profile.name} has no {recipe.precision}: {precision}")
     with steps.step("load_network"):
-        if request.data is not None and not request.data.is_dir():
-            raise ConfigError(f"{request.data}: no such folder", hint="give --data a folder")
-        network = load_network(request.network, data=request.data)
+        network = build_network(request)
     target = request.out / f"{network.name}-{profile.name}"
     check_target(target)
     return Plan(profile, recipe, precision, calibration, network, target)
+
+
+def build_network(request: ExportRequest) -> Network:
+    """The network of the request; what its own function raises becomes a ConfigError."""
+    if request.data is not None and not request.data.is_dir():
+        raise ConfigError(f"{request.data}: no such folder", hint="give --data a folder")
+    try:
+        return load_network(request.network, data=request.data)
+    except Exception as error:
+        # safetensors raises a class of its own, derived from Exception alone
+        foreign = type(error).__name__ == "SafetensorError"
+        if isinstance(error, MlaEdgeError) or not (foreign or isinstance(error, _BUILDING)):
+            raise
+        raise ConfigError(
+            f"{request.network} does not build: {type(error).__name__}: {error}",
+            hint="are its weights whole, and of this network? Call it in Python to see",
+        ) from error
 
 
 def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str, Any]:
@@ -192,7 +210,9 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
                 todo.append(f"{part.tier.name}: distil on {request.data}")
         todo.append(f"{part.tier.name}: to ONNX, opset {plan.profile.opset}, {plan.precision}")
         todo.append(f"{part.tier.name}: agreement of both graphs, TensorRT check")
-    todo.append(f"policy for {', '.join('+'.join(mode) for mode in modes(plan.network.inputs))}")
+    todo.append(
+        f"policy for {', '.join('+'.join(mode) for mode in modes(plan.network.inputs))}"
+    )
     there = "replaces the bundle that is there" if plan.target.exists() else "new"
     if plan.target.exists() and request.keep:
         there = "the bundle that is there is kept under a dated name"
@@ -347,4 +367,4 @@ def _room_mb(network: Network) -> float:
     values = sum(
         tensor.numel() for part in network.tiers for tensor in part.module.state_dict().values()
     )
-    return 16.0 + values * 4 * 3 / 1e6
+    return 16.0 + float(values) * 4 * 3 / 1e6

@@ -1,10 +1,11 @@
 """Choose when the cheap tier's answer is good enough: a temperature and a threshold per mode.
 
 The rule is chosen on the ``tune`` samples with the graphs that run on a processor. A threshold
-is taken only if the *count* of answers it would spoil (the cheap tier is kept and wrong, the last
-tier is right) is too small to come from a loss of ``max_loss`` or more, at 90 % confidence. A
-fixed grid of thresholds is tried from careful to bold, and the last one that passes is taken, so
-looking at many thresholds does not spend the confidence (fixed-sequence testing, Bauer 1991).
+is taken only if the *count* of answers it would spoil (the cheap tier is kept and wrong, the
+last tier is right) is too small to come from a loss of ``max_loss`` or more, at 90 %
+confidence. A fixed grid of thresholds is tried from careful to bold, and the last one that
+passes is taken, so looking at many does not spend the confidence (fixed-sequence testing,
+Bauer 1991).
 """
 
 from __future__ import annotations
@@ -68,9 +69,7 @@ def choose_mode(
         cost = full_cost_ms
     elif cost >= full_cost_ms and len(tiers) > 1:
         share = float(np.mean(chosen < len(tiers) - 1))
-        why = (
-            f"routing does not pay: {share:.0%} could be kept, {break_even:.0%} is break-even"
-        )
+        why = f"routing does not pay: {share:.0%} could be kept, {break_even:.0%} is break-even"
         threshold, cost = NEVER, full_cost_ms
         chosen = route(logits, temperature, threshold)
     right = np.stack([logits[t].argmax(1) == labels for t in tiers])
@@ -97,9 +96,7 @@ def make_policy(
     return RouterPolicy(modes, dict(cost_ms), measured_on)
 
 
-def route(
-    logits: Mapping[str, np.ndarray], temperature: float, threshold: float
-) -> np.ndarray:
+def route(logits: Mapping[str, np.ndarray], temperature: float, threshold: float) -> np.ndarray:
     """For each sample the index of the tier that answers: the first that is sure enough."""
     rows = list(logits.values())
     chosen = np.full(len(rows[0]), len(rows) - 1)

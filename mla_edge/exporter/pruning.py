@@ -144,7 +144,7 @@ def _prunable(module: torch.nn.Module, graph: Any) -> Iterator[torch.nn.Module]:
 
 
 def _kept_whole(module: torch.nn.Module) -> set[torch.nn.Module]:
-    """What is inside an attention, or marked ``keep_float32``: too delicate to lose channels."""
+    """What is inside an attention, or marked ``keep_float32``: too delicate for this."""
     return {
         inner
         for part in module.modules()
@@ -156,7 +156,9 @@ def _kept_whole(module: torch.nn.Module) -> set[torch.nn.Module]:
 
 
 def _attentions(module: torch.nn.Module) -> list[tuple[str, Any]]:
-    return [(name, part) for name, part in module.named_modules() if hasattr(part, "prune_heads")]
+    return [
+        (name, part) for name, part in module.named_modules() if hasattr(part, "prune_heads")
+    ]
 
 
 def _group(graph: Any, layer: torch.nn.Module) -> Any:

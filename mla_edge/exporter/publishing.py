@@ -91,8 +91,8 @@ def find_equal(target: Path, inputs_sha256: str) -> Bundle | None:
 def publish(finished: Path, target: Path, *, keep: bool) -> Path | None:
     """Rename ``finished`` to ``target``; returns where the old bundle went, if it was kept.
 
-    A bundle that was there is exchanged in one rename, so that a reader finds the old one or the
-    new one, whole, at every moment. With ``keep`` it stays beside it under a dated name.
+    A bundle that was there is exchanged in one rename, so that a reader finds the old one or
+    the new one, whole, at every moment. With ``keep`` it stays beside it under a dated name.
     """
     try:
         os.rename(finished, target)  # succeeds where nothing, or an empty folder, is

@@ -33,7 +33,7 @@ def write(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def write_failed(target: Path, facts: Mapping[str, Any]) -> Path:
-    """Write the report of an export that was refused beside where its bundle would have been."""
+    """Write the report of a refused export beside where its bundle would have been."""
     path, page = _failed(target)
     write_atomically(path, _as_json(facts))
     write_atomically(page, render(facts).encode())
@@ -74,15 +74,17 @@ def not_proven(
     missing = []
     if profile.tensorrt is not None:
         missing.append(
-            f"No {profile.title} took part: no engine was built or timed on it, and no power or "
-            "memory was measured. Times are of the machine that exported."
+            f"No {profile.title} took part: no engine was built or timed on it, and no power "
+            "or memory was measured. Times are of the machine that exported."
         )
         missing.append(
-            "The float and INT8 graphs ran through ONNX Runtime on a processor. That the board's "
+            "The graphs ran through ONNX Runtime on a processor. That the board's "
             "TensorRT gives the same answers is shown on the board, against the golden samples."
         )
     else:
-        missing.append("This bundle is for ONNX Runtime; nothing was shown about a GPU or a Jetson.")
+        missing.append(
+            "This bundle is for ONNX Runtime; nothing was shown about a GPU or a Jetson."
+        )
     unchecked = [r.name for r in results if r.tensorrt.status == "not checked"]
     if unchecked:
         missing.append(
@@ -92,11 +94,13 @@ def not_proven(
     elif profile.tensorrt is not None:
         version = next(r.tensorrt.version for r in results)
         missing.append(
-            f"The TensorRT that built the graphs here is {version}, for RTX cards; the board has "
-            f"{profile.tensorrt}, whose operator table was checked but whose builder did not run."
+            f"What built the graphs here is {version}, for RTX cards; the board has TensorRT "
+            f"{profile.tensorrt}: its operator table was checked, its builder did not run."
         )
     if precision == "int8":
-        missing.append("Whether the board's engine really fuses every INT8 layer shows only there.")
+        missing.append(
+            "Whether the board's engine really fuses every INT8 layer shows only there."
+        )
     missing.append(
         "The routing was chosen on the tune samples above. It is not a certificate for other "
         "cameras, rooms or speakers."

@@ -72,8 +72,8 @@ class Steps:
 class StepCache:
     """Finished steps by the hash of everything that went into them.
 
-    An entry is a folder; it appears whole or not at all, and one that was changed since does not
-    count. The oldest entries go when there are more than 200.
+    An entry is a folder; it appears whole or not at all, and one that was changed since does
+    not count. The oldest entries go when there are more than 200.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -136,7 +136,7 @@ def hash_folder(folder: Path) -> str:
 
 
 def code_fingerprint() -> str:
-    """The sha256 over the code that decides what an export gives, and its packages' versions."""
+    """The sha256 over our code that decides what an export gives, and its packages."""
     package = Path(__file__).resolve().parent.parent
     files = [package / "preprocess.py", package / "signals.py", package / "bundle.py"]
     for area in ("exporter", "engines"):
@@ -156,7 +156,7 @@ def network_code(network: Network) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The packages that decide what an export gives; those that are not installed are left out."""
+    """The installed packages that decide what an export gives."""
     found = {}
     for name in ("mla-edge", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxslim"):
         try:

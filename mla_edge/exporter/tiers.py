@@ -64,8 +64,10 @@ class TierResult:
     def as_json(self) -> dict[str, Any]:
         """For the report."""
         graphs = {
-            "float": self.reference_graph, "tensorrt": self.tensorrt_graph, "cpu": self.cpu_graph
-        }  # fmt: skip
+            "float": self.reference_graph,
+            "tensorrt": self.tensorrt_graph,
+            "cpu": self.cpu_graph,
+        }
         return {
             "name": self.name,
             **self.shrunk,
@@ -87,7 +89,8 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     shrunk = json.loads((graphs / "shrunk.json").read_text(encoding="utf-8"))
     float_graph = graphs / "float.onnx"
     tensorrt_graph, cpu_graph, ranges_from = float_graph, float_graph, ""
-    cpu_precision, cpu_ms = "fp32", {}
+    cpu_precision = "fp32"
+    cpu_ms: dict[str, float] = {}
     with job.steps.step("check_operators", name):
         _check_operators(job, graphs)
     if job.precision == "fp16":
@@ -98,13 +101,21 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         _check_operators(job, quantized)
         cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(job, part, graphs, quantized, held)
     return TierResult(
-        name, held.graphs[name], float_graph, tensorrt_graph, cpu_graph, shrunk, ranges_from, cpu_precision, cpu_ms,
+        name=name,
+        reference_graph=held.graphs[name],
+        float_graph=float_graph,
+        tensorrt_graph=tensorrt_graph,
+        cpu_graph=cpu_graph,
+        shrunk=shrunk,
+        ranges_from=ranges_from,
+        cpu_precision=cpu_precision,
+        cpu_ms=cpu_ms,
         agreement={
             "tensorrt": compare(job, part, tensorrt_graph, held, "tensorrt"),
             "cpu": compare(job, part, cpu_graph, held, "cpu"),
         },
         tensorrt=check_tensorrt(job, part, tensorrt_graph),
-    )  # fmt: skip
+    )
 
 
 def reference_graphs(job: Job) -> dict[str, Path]:
@@ -118,7 +129,7 @@ def reference_graphs(job: Job) -> dict[str, Path]:
 
 
 def make_float_graphs(job: Job, part: TierNetwork) -> Path:
-    """A folder with ``float.onnx``, ``half.onnx`` for FP16, and ``shrunk.json``: what was pruned."""
+    """A folder with ``float.onnx``, ``half.onnx`` for FP16, and ``shrunk.json`` of pruning."""
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
     shrinks = bool(how.prune or how.prune_heads)
@@ -146,7 +157,7 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
 
 
 def quantize_tier(job: Job, part: TierNetwork, float_graph: Path) -> tuple[Path, str]:
-    """A folder with ``tensorrt.onnx``, ``cpu.onnx`` and ``ranges.json``; where ranges came from."""
+    """A folder with ``tensorrt.onnx`` and ``cpu.onnx``, and where the ranges came from."""
     name, network = part.tier.name, job.network
     how = job.recipe.tier(name)
     shipped = None
@@ -320,7 +331,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _matching(graph: Path, patterns: Sequence[str]) -> list[str]:
-    """The nodes that the recipe's patterns name; a pattern that names none stays, to be refused."""
+    """The nodes that the patterns name; a pattern that names none stays, to be refused."""
     names = [node.name for node in load_model(graph).graph.node]
     found = {p: [n for n in names if fnmatch.fnmatchcase(n, p)] or [p] for p in patterns}
     return sorted({name for matches in found.values() for name in matches})

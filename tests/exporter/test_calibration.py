@@ -57,7 +57,9 @@ def test_samples_pass_through_the_preprocessing_of_the_runtime_and_are_copies(ne
 
 def test_the_hash_is_over_contents(network):
     first, again = (load_calibration(SMALL, network) for _ in range(2))
-    other = load_calibration(CalibrationSpec("x", seed=1, calibrate=32, tune=32, test=36), network)
+    other = load_calibration(
+        CalibrationSpec("x", seed=1, calibrate=32, tune=32, test=36), network
+    )
     assert first.sha256 == again.sha256 != other.sha256
     assert [len(s) for s in (first.calibrate, first.tune, first.test)] == [32, 32, 36]
 
@@ -90,7 +92,10 @@ def test_a_sample_without_a_modality_is_left_out_of_modes_that_need_it(network):
 
 def test_samples_are_spread_over_the_modes(network):
     examples = to_examples(network.samples("test", 9, 0), network.inputs)
-    masks = [example.tensors["present"][0].tolist() for example in over_modes(examples, network.inputs)]
+    masks = [
+        example.tensors["present"][0].tolist()
+        for example in over_modes(examples, network.inputs)
+    ]
     assert masks == [[1, 1], [1, 0], [0, 1]] * 3
 
 
@@ -109,7 +114,9 @@ def test_samples_without_any_truth_are_refused(network):
 
     def untold(split, count, seed):
         return [
-            Sample({name: dataclasses.replace(s, truth=None) for name, s in sample.signals.items()})
+            Sample(
+                {name: dataclasses.replace(s, truth=None) for name, s in sample.signals.items()}
+            )
             for sample in network.samples(split, count, seed)
         ]
 

@@ -15,7 +15,11 @@ def pair():
     teacher = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
     student = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
     random = np.random.default_rng(0)
-    return student, teacher, [{"x": random.normal(size=(1, 6)).astype(np.float32)} for _ in range(64)]
+    return (
+        student,
+        teacher,
+        [{"x": random.normal(size=(1, 6)).astype(np.float32)} for _ in range(64)],
+    )
 
 
 def agreement(student, teacher, samples):

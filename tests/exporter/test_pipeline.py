@@ -110,7 +110,14 @@ def test_finished_steps_are_reused_and_damaged_ones_are_not(alarms, tmp_path):
         shutil.rmtree(alarms.out)
         return {event.step for event in seen if event.reused}
 
-    expected = {"to_onnx", "quantize", "cpu_speed", "agreement tensorrt", "agreement cpu", "policy"}
+    expected = {
+        "to_onnx",
+        "quantize",
+        "cpu_speed",
+        "agreement tensorrt",
+        "agreement cpu",
+        "policy",
+    }
     assert run() == expected
     for graph in (tmp_path / "steps").rglob("*.onnx"):
         graph.write_bytes(graph.read_bytes()[:-10])
@@ -125,7 +132,10 @@ def test_keep_keeps_both(alarms, cache):
     assert second.kept.name.startswith("alarms-agx-xavier-20")
     Bundle.read(second.kept).check_hashes()
     Bundle.read(second.bundle.folder).check_hashes()
-    inputs = [Bundle.read(f).provenance["inputs_sha256"] for f in (second.kept, alarms.out / first.bundle.name)]
+    inputs = [
+        Bundle.read(f).provenance["inputs_sha256"]
+        for f in (second.kept, alarms.out / first.bundle.name)
+    ]
     assert len(set(inputs)) == 2
     third = export(dataclasses.replace(alarms, keep=True, max_drop=0.7), cache=cache)
     assert third.kept not in (None, second.kept)
@@ -180,7 +190,8 @@ def test_an_interrupt_leaves_the_old_bundle_as_it_was(alarms, cache):
 def ruined(alarms, tmp_path):
     recipe = tmp_path / "ruined.toml"
     recipe.write_text(
-        'title = "too hard"\nprecision = "int8"\ncalibration = "quick"\n[tiers.only]\nprune = 0.8\n'
+        'title = "too hard"\nprecision = "int8"\ncalibration = "quick"\n'
+        "[tiers.only]\nprune = 0.8\n"
     )
     return dataclasses.replace(alarms, recipe=str(recipe))
 
@@ -350,7 +361,9 @@ def test_constant_samples_are_refused_by_name(alarms, tmp_path):
     path = tmp_path / "flat.npz"
     np.savez(path, audio=np.full((40, 6000), 0.25, np.float32))
     with pytest.raises(ExportError, match="'audio' is the same in all 40"):
-        export(dataclasses.replace(alarms, calibration=str(path)), cache=StepCache(tmp_path / "c"))
+        export(
+            dataclasses.replace(alarms, calibration=str(path)), cache=StepCache(tmp_path / "c")
+        )
     assert not alarms.out.exists()
 
 
@@ -359,5 +372,7 @@ def test_too_few_recorded_samples_are_refused(alarms, tmp_path):
     random = np.random.default_rng(0)
     np.savez(path, audio=random.normal(0, 0.1, (12, 6000)).astype(np.float32))
     with pytest.raises(ConfigError, match="12 samples are too few"):
-        export(dataclasses.replace(alarms, calibration=str(path)), cache=StepCache(tmp_path / "c"))
+        export(
+            dataclasses.replace(alarms, calibration=str(path)), cache=StepCache(tmp_path / "c")
+        )
     assert not alarms.out.exists()

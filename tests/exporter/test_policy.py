@@ -18,7 +18,7 @@ COSTS = {"lite": 1.0, "full": 10.0}
 
 
 def cascade(random, count, *, lite_skill=2.0, full_skill=6.0, classes=5):
-    """Logits of two tiers that see the same scenes, and the labels; lite is right less often."""
+    """Logits of two tiers on the same scenes, and the labels; lite is right less often."""
     labels = random.integers(0, classes, count)
     hard = random.uniform(0.2, 1.0, (count, 1))
     truth = np.eye(classes)[labels]
@@ -142,7 +142,9 @@ def naive_threshold(logits, labels):
 
 def test_the_policy_carries_every_mode():
     logits, labels = cascade(np.random.default_rng(3), 600)
-    found = [choose_mode(mode, logits, labels, COSTS, 10.0) for mode in ("image+audio", "image")]
+    found = [
+        choose_mode(mode, logits, labels, COSTS, 10.0) for mode in ("image+audio", "image")
+    ]
     policy = make_policy(found, COSTS, "here")
     assert set(policy.modes) == {"image+audio", "image"}
     assert policy.modes["image"].temperature == found[1].temperature

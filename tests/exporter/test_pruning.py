@@ -11,7 +11,7 @@ WIDTH, HEADS, HIDDEN = 64, 4, 128
 
 
 class Mixed(nn.Module):
-    """Picture [1, 3, 16, 16] → logits: a stem, a residual, a transformer block, attention of torch."""
+    """Picture [1, 3, 16, 16] → logits: stem, residual, transformer block, torch's attention."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,10 @@ def test_heads_are_sliced_and_counted(mixed):
         "block.attention.local",
         "block.attention.overall",
     }
-    for attention in (pruned.module.block.attention.local, pruned.module.block.attention.overall):
+    for attention in (
+        pruned.module.block.attention.local,
+        pruned.module.block.attention.overall,
+    ):
         assert attention.heads == 2
         assert attention.query.weight.shape == (WIDTH // 2, WIDTH)
         assert attention.project.weight.shape == (WIDTH, WIDTH // 2)
@@ -94,7 +97,7 @@ def test_the_weakest_channels_go(mixed):
         expected = module(*example)
         found = prune(module, example, channels=0.25).module(*example)
         other = prune(module, example, channels=0.5).module(*example)
-    # The residual's own channels matter, so the outputs differ, but by less than with more gone.
+    # The residual's channels matter: the outputs differ, but less than with more gone.
     assert (found - expected).abs().max() < (other - expected).abs().max()
     smaller = prune(module, example, channels=0.25).module.block.feed
     assert torch.equal(smaller.expand.weight, feed.expand.weight[32:])

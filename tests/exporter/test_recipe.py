@@ -22,7 +22,9 @@ def test_every_recipe_that_ships_loads(name):
 
 
 def test_a_tier_that_is_not_named_is_not_pruned(tmp_path):
-    recipe = load_recipe(write(tmp_path, "[tiers.full]\nprune = 0.25\nkeep_float = ['/head/*']\n"))
+    recipe = load_recipe(
+        write(tmp_path, "[tiers.full]\nprune = 0.25\nkeep_float = ['/head/*']\n")
+    )
     assert recipe.tier("full").prune == 0.25
     assert recipe.tier("full").keep_float == ("/head/*",)
     assert recipe.tier("lite").prune == recipe.tier("lite").prune_heads == 0.0

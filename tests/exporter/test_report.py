@@ -67,7 +67,12 @@ def facts():
         "bundle": "digits-agx-xavier",
         "created": "2026-11-22T03:00:00+00:00",
         "network": {"name": "digits", "labels": ["0"], "inputs": []},
-        "profile": {"name": "agx-xavier", "title": "Jetson AGX Xavier", "tensorrt": "8.5", "opset": 16},
+        "profile": {
+            "name": "agx-xavier",
+            "title": "Jetson AGX Xavier",
+            "tensorrt": "8.5",
+            "opset": 16,
+        },
         "recipe": {"name": "default", "title": "INT8"},
         "precision": "int8",
         "calibration": {

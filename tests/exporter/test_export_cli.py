@@ -1,0 +1,111 @@
+"""``mla-edge export`` as it is typed: what it prints, what it writes, and its exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mla_edge.bundle import Bundle
+from mla_edge.cli import app
+
+ALARMS = f"{Path(__file__).parents[2] / 'examples' / 'your_network' / 'alarms.py'}:make_network"
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    return tmp_path_factory.mktemp("steps")
+
+
+@pytest.fixture
+def export(tmp_path, monkeypatch, steps):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(steps))
+
+    def invoke(*words):
+        return CliRunner().invoke(app, ["export", *words, "--calibration", "quick"])
+
+    return invoke
+
+
+def test_json_is_one_object_on_stdout_and_words_are_on_stderr(export):
+    done = export(ALARMS, "--profile", "agx-xavier", "--out", "out", "--json")
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.stdout)
+    assert shown["bundle"] == "out/alarms-agx-xavier"
+    assert shown["opset"] == 16
+    assert shown["reused"] is False
+    assert set(shown["tiers"]["only"]["drop_points"]) == {"tensorrt", "cpu"}
+    assert shown["tiers"]["only"]["tensorrt"] in ("ok", "not checked")
+    assert shown["worst_drop_points"] <= 1.0
+    assert shown["routing"]["cost_ms"]["only"] > 0
+    assert Bundle.read(shown["bundle"]).network == "alarms"
+    lines = done.stderr.splitlines()
+    assert any("to_onnx only" in line for line in lines)
+    assert not any("\r" in line or "\x1b" in line for line in lines)
+    again = json.loads(
+        export(ALARMS, "--profile", "agx-xavier", "--out", "out", "--json").stdout
+    )
+    assert again["reused"] is True
+    assert again["tiers"] == shown["tiers"]
+
+
+def test_a_person_is_told_in_words(export):
+    done = export(ALARMS, "--profile", "host")
+    assert done.exit_code == 0, done.output
+    assert "bundles/alarms-host: written" in done.stdout
+    assert "only: " in done.stdout
+    assert "TensorRT: " in done.stdout
+    again = export(ALARMS, "--profile", "host")
+    assert "bundles/alarms-host: reused, nothing it was made from has changed" in again.stdout
+    kept = export(ALARMS, "--profile", "host", "--keep", "--max-drop", "0.5")
+    assert "the bundle that was there is now bundles/alarms-host-20" in kept.stdout
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(export, tmp_path):
+    done = export(ALARMS, "--profile", "agx-orin", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "would write bundles/alarms-agx-orin" in done.stdout
+    assert "opset 17, int8" in done.stdout
+    shown = json.loads(export(ALARMS, "--profile", "agx-orin", "--dry-run", "--json").stdout)
+    assert shown["dry_run"] is True
+    assert shown["bundle"] == "bundles/alarms-agx-orin"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lost_gate_exits_with_4(export, tmp_path):
+    (tmp_path / "hard.toml").write_text(
+        'title = "x"\nprecision = "int8"\ncalibration = "quick"\n[tiers.only]\nprune = 0.8\n'
+    )
+    done = export(ALARMS, "--profile", "host", "--recipe", "hard.toml")
+    assert done.exit_code == 4
+    assert "points of accuracy" in done.stderr
+    assert "bundles/alarms-host.failed-report.json" in done.stderr
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "bundles" / "alarms-host").exists()
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path, steps):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cold")}
+    command = [sys.executable, "-m", "mla_edge", "export", ALARMS, "--profile", "host"]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for line in running.stderr:
+            if "load_calibration" in line:
+                break
+        time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        _, rest = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "Traceback" not in rest
+    assert not (tmp_path / "bundles").exists()
+    assert not list(tmp_path.rglob("*.partial"))
