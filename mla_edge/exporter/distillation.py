@@ -38,7 +38,8 @@ def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
     """Train ``student`` in place to give ``teacher``'s logits.
 
     Both stay in eval mode: batch statistics and dropout belong to the first training. The
-    """Train ``student`` in place to give the logits of ``teacher``.
+    samples are batched along their first axis. Ends after ``recipe.steps``, or at its time
+    limit.
     """
     draw = np.random.default_rng(seed)
     began = clock()
