@@ -14,10 +14,26 @@ from mla_edge.signals import Frame, Sound, Tensors, TensorSpec
 Signal = TypeVar("Signal", Frame, Sound)
 
 
+class FakeClock:
+    """A clock that stands still until somebody sleeps on it: ``clock()``, ``clock.sleep(s)``."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        """Begin at ``now_s``."""
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        """The time, in seconds."""
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Let so much time pass, at once."""
+        self.now_s += seconds
+
+
 class _FakeSource(Generic[Signal]):
     """Gives signals one after the other, stamped when they are read, with faults on order."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a way to fail
         self,
         signals: Iterable[Signal],
         *,
@@ -25,11 +41,13 @@ class _FakeSource(Generic[Signal]):
         faults: Mapping[int, CaptureError] | None = None,
         stalls: Mapping[int, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Give one of ``signals`` each ``period_s`` seconds, as soon as asked when that is 0.
 
         ``faults`` says what the nth read (from 0) raises, ``stalls`` for how many seconds
-        nothing comes from the nth read on.
+        nothing comes from the nth read on. A FakeClock's ``clock`` and ``sleep`` make a test
+        that takes no time.
         """
         self.drops = 0
         self.reads = 0
@@ -39,6 +57,7 @@ class _FakeSource(Generic[Signal]):
         self._faults = faults or {}
         self._stalls = stalls or {}
         self._clock = clock
+        self._sleep = sleep
         self._due_s = clock()
 
     def read(self, timeout_s: float) -> Signal:
@@ -50,7 +69,7 @@ class _FakeSource(Generic[Signal]):
             self._due_s = self._clock() + self._stalls[number]
         wait_s = self._due_s - self._clock()
         if wait_s > 0:
-            time.sleep(min(wait_s, max(timeout_s, 0.0)))
+            self._sleep(min(wait_s, max(timeout_s, 0.0)))
         if wait_s > timeout_s:
             raise CaptureTimeout(f"nothing came within {timeout_s} s")
         for signal in self._signals:

@@ -29,6 +29,7 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     duration_s: float | None = None,
     as_fast_as_possible: bool = False,
     clock: Clock = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
     on_fault: Callable[[Fault], None] | None = None,
 ) -> Generator[Prediction, None, None]:
     """Predictions on the newest frame and the last window of sound, until the sources end.
@@ -43,7 +44,8 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     ``as_fast_as_possible`` is for files and simulators that were opened so: the time is then
     that of the newest signal, and sound is read up to the moment of the frame.
 
-    Nothing is opened or closed here. ConfigError: the options do not fit, or not the model.
+    ``clock`` and ``sleep`` are for tests. Nothing is opened or closed here. ConfigError: the
+    options do not fit each other, or the sources not the model.
     """
     options = {"rate_hz": rate_hz, "max_age_ms": max_age_ms, "duration_s": duration_s}
     for name, value in options.items():
@@ -54,7 +56,13 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
             "rate_hz sets the pace of a live run, so it cannot be as fast as possible",
             hint="leave one of the two away",
         )
-    loop = _Loop(max_age_ms / 1e3, duration_s or math.inf, clock, on_fault or _ignore)
+    loop = _Loop(
+        max_age_s=max_age_ms / 1e3,
+        duration_s=duration_s or math.inf,
+        clock=clock,
+        sleep=sleep,
+        on_fault=on_fault or _ignore,
+    )
     if camera is not None:
         loop.add(find_input(model, "image"), camera, step_s=0.0)
     if microphone is not None:
@@ -95,15 +103,18 @@ class _Loop:
 
     def __init__(
         self,
+        *,
         max_age_s: float,
         duration_s: float,
         clock: Clock,
+        sleep: Callable[[float], None],
         on_fault: Callable[[Fault], None],
     ) -> None:
         self.senses: list[Sense] = []  # the camera first: it leads while it is well
         self._max_age_s = max_age_s
         self._duration_s = duration_s
         self._clock = clock
+        self._sleep = sleep
         self._on_fault = on_fault
         self._start_s = clock()
 
@@ -133,7 +144,7 @@ class _Loop:
                 return
             leader = self._leader()
             if leader is None:
-                time.sleep(min(STEP_S, left_s))
+                self._sleep(min(STEP_S, left_s))
             else:
                 leader.poll(min(STEP_S, left_s))
             for sense in self.senses:
@@ -144,7 +155,7 @@ class _Loop:
             if leader is not None and leader.due:
                 yield
             elif leader is not None:
-                time.sleep(PAUSE_S)
+                self._sleep(PAUSE_S)
 
     def ticks_at(self, rate_hz: float) -> Iterator[None]:
         """A tick at each moment of the schedule; one that was missed is left out."""
@@ -154,7 +165,7 @@ class _Loop:
             due_s = self._start_s + number / rate_hz
             wait_s = min(due_s, end_s) - self._clock()
             if wait_s > 0:
-                time.sleep(wait_s)
+                self._sleep(wait_s)
             if due_s >= end_s or self._ended():
                 return
             for sense in self.senses:
@@ -170,7 +181,7 @@ class _Loop:
         while not self._ended():
             leader = self._leader()
             if leader is None:
-                time.sleep(STEP_S)
+                self._sleep(STEP_S)
                 for sense in self.senses:
                     sense.poll(0.0)
             elif not leader.poll(self._max_age_s):
