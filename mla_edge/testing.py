@@ -15,7 +15,7 @@ Signal = TypeVar("Signal", Frame, Sound)
 
 
 class FakeClock:
-    """A clock that stands still until somebody sleeps on it: ``clock()``, ``clock.sleep(s)``."""
+    """A clock that stands still until somebody sleeps on it."""
 
     def __init__(self, now_s: float = 0.0) -> None:
         """Begin at ``now_s``."""

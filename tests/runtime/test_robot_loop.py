@@ -25,7 +25,7 @@ def picture(path, colour):
 def test_it_acts_once_on_a_steady_answer(tmp_path):
     bundle = make_bundle(tmp_path / "b")
     red = picture(tmp_path / "red.png", (0, 0, 255))  # OpenCV writes blue first
-    done = run(bundle.folder, red, "sim://digits", 1)
+    done = run(bundle.folder, red, "sim://digits", 4)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "acting on red\n"
 
