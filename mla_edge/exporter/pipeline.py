@@ -117,7 +117,8 @@ def export(
         with steps.step("load_calibration"):
             calibration = load_calibration(plan.calibration, plan.network)
             steps.note(f"{plan.calibration.name}, sha256 {calibration.sha256[:12]}")
-        inputs = hash_inputs(request, plan, calibration.sha256)
+        base = hash_network(request, plan)
+        inputs = hash_inputs(base, request, plan, calibration.sha256)
         equal = find_equal(target, inputs)
         if equal is not None:
             report = reporting.read(target)
@@ -130,7 +131,7 @@ def export(
             calibration=calibration,
             own_samples=request.data is not None or request.calibration is not None,
             trains=request.data is not None,
-            base=hash_network(request, plan),
+            base=base,
             steps=steps,
             cache=cache or StepCache(),
         )
@@ -236,10 +237,10 @@ def hash_network(request: ExportRequest, plan: Plan) -> str:
     return hash_of(network.fingerprint, network_code(network), data, code_fingerprint())
 
 
-def hash_inputs(request: ExportRequest, plan: Plan, calibration_sha256: str) -> str:
+def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha256: str) -> str:
     """The sha256 over everything that decides what the bundle holds."""
     return hash_of(
-        hash_network(request, plan),
+        base,
         repr(plan.profile),
         repr(plan.recipe),
         plan.precision,

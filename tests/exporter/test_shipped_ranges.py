@@ -1,0 +1,110 @@
+"""INT8 ranges that ship: made once with real data, then used by exports that have none."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mla_edge.errors import ConfigError
+from mla_edge.exporter import calibration_cache, pipeline, shipped_ranges
+from mla_edge.exporter.pipeline import ExportRequest, export
+from mla_edge.exporter.recipe import TierRecipe
+from mla_edge.exporter.steps import StepCache
+
+PLAIN = TierRecipe()
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    monkeypatch.setattr(shipped_ranges, "content_dir", lambda kind: folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "quick.toml").write_text(
+        'source = "network"\ncalibrate = 40\ntune = 40\ntest = 40\n'
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        f'title = "x"\nprecision = "int8"\ncalibration = "{tmp_path / "quick.toml"}"\n'
+    )
+    return str(path)
+
+
+def other_scenes(network):
+    """The same network on "real data": its samples are others."""
+
+    def samples(split, count, seed):
+        return network.samples(split, count, seed + 77)
+
+    return dataclasses.replace(network, samples=samples)
+
+
+@pytest.fixture
+def written(network, shipped, recipe, tmp_path, monkeypatch, capsys):
+    """The files, written by the command."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "steps"))
+    real = other_scenes(network)
+    monkeypatch.setattr(calibration_cache, "load_network", lambda ref, data=None: real)
+    words = ["small", "--data", str(tmp_path), "--recipe", recipe, "--out", str(shipped)]
+    assert calibration_cache.main(words) == 0
+    return capsys.readouterr().out.split()
+
+
+def test_the_command_writes_a_file_a_tier(written, shipped, network):
+    assert written == [str(shipped / "small-lite.json"), str(shipped / "small-full.json")]
+    entry = shipped_ranges.find_ranges(network, "lite", PLAIN)
+    assert entry["source"] == "real data, 40 samples"
+    assert len(entry["samples_sha256"]) == 64
+
+
+def test_an_export_without_data_gives_the_int8_of_the_real_data(
+    written, shipped, network, recipe, tmp_path, monkeypatch
+):
+    def graphs(source, **options):
+        monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: source)
+        request = ExportRequest(
+            "host", "small", recipe, tmp_path / "out", max_drop=100, **options
+        )
+        result = export(request, cache=StepCache(tmp_path / "steps"))
+        return [
+            result.bundle.graph(t, cpu=False).read_bytes() for t in ("lite", "full")
+        ], result
+
+    with_files, result = graphs(network)
+    assert result.report["tiers"][0]["ranges_from"] == "real data, 40 samples"
+    with_data, result = graphs(other_scenes(network), data=tmp_path / "shipped")
+    assert result.report["tiers"][0]["ranges_from"].startswith("calibration set")
+    assert with_files == with_data
+    for path in shipped.iterdir():
+        path.unlink()
+    without, result = graphs(network)
+    assert not result.reused
+    assert without != with_files
+
+
+def test_they_are_for_exactly_their_network_and_pruning(written, network):
+    assert shipped_ranges.find_ranges(network, "lite", TierRecipe(prune=0.5)) is None
+    assert shipped_ranges.find_ranges(network, "lite", TierRecipe(prune_heads=0.5)) is None
+    renamed = dataclasses.replace(network, labels=("a", "b", "c", "d"))
+    assert shipped_ranges.find_ranges(renamed, "lite", PLAIN) is None
+
+
+def test_without_files_there_are_none(network, shipped):
+    assert shipped_ranges.find_ranges(network, "lite", PLAIN) is None
+    assert shipped_ranges.shipped_ranges_sha256(network) == ""
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"entries": [{}]})])
+def test_a_damaged_file_is_named(network, shipped, text):
+    (shipped / "small-lite.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"small-lite\.json: not a file of INT8 ranges"):
+        shipped_ranges.find_ranges(network, "lite", PLAIN)
+
+
+def test_the_command_says_what_is_wrong(capsys, tmp_path):
+    assert calibration_cache.main(["none.py:make", "--data", str(tmp_path)]) == 2
+    assert "none.py: no such file" in capsys.readouterr().err
