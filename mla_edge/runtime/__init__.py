@@ -1,1 +1,1 @@
-"""."""
+"""On the device: capture, infer, route, decide."""
