@@ -29,7 +29,9 @@ from mla_edge.networks.multimodal import MultimodalNetwork
 
 BATCH = 64
 NONE = 10  # label of "no digit"
-STAGES = ("image", "audio", "align", "joint", "lite")
+STAGES = ("image", "audio", "align", "joint", "refine", "lite")
+# Shares of both modalities, image only and audio only, where the stage drops modalities.
+DROPOUT = {"joint": (0.5, 0.22, 0.28), "refine": (0.4, 0.4, 0.2), "lite": (0.5, 0.22, 0.28)}
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,11 @@ class Plan:
     audio_steps: int = 2000
     align_steps: int = 150
     joint_steps: int = 1500
+    refine_steps: int = 1500
     lite_steps: int = 2200
     rate: float = 1.5e-3
     joint_rate: float = 6e-4
+    refine_rate: float = 4e-4
     lite_rate: float = 3e-3
 
     def steps(self, stage: str) -> int:
@@ -52,9 +56,13 @@ class Plan:
 
     def peak(self, stage: str) -> float:
         """The peak learning rate of ``stage``."""
-        return {"joint": self.joint_rate, "align": self.joint_rate, "lite": self.lite_rate}.get(
-            stage, self.rate
-        )
+        rates = {
+            "align": self.joint_rate,
+            "joint": self.joint_rate,
+            "refine": self.refine_rate,
+            "lite": self.lite_rate,
+        }
+        return rates.get(stage, self.rate)
 
 
 class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -82,10 +90,10 @@ class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
         for i in range(BATCH):
             drawn = int(rng.integers(11))
             digit = drawn if drawn < NONE else None
-            if stage in ("joint", "lite"):
-                present[i] = ((1, 1), (1, 0), (0, 1))[rng.choice(3, p=(0.5, 0.22, 0.28))]
+            if stage in DROPOUT:
+                present[i] = ((1, 1), (1, 0), (0, 1))[rng.choice(3, p=DROPOUT[stage])]
             # With both there, the digit may be only shown or only said.
-            silent = present[i].all() and stage in ("joint", "lite") and rng.random() < 0.2
+            silent = present[i].all() and stage in DROPOUT and rng.random() < 0.2
             shown, said = digit, digit
             if silent:
                 shown, said = (digit, None) if rng.random() < 0.5 else (None, digit)
@@ -266,7 +274,7 @@ class Trainer:
             return alone, nn.ModuleList([full.encoders[stage], self.probes[stage]])
         if stage == "align":
             return align, full
-        if stage == "joint":
+        if stage in ("joint", "refine"):
             return joint, full
         full.eval()
         return distil, lite
