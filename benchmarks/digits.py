@@ -73,7 +73,8 @@ class Maker:
 
     def cell(self, mode: str, noise: float | None, picture: str, count: int) -> Cell:
         """``count`` samples; classes in turn, pictures and recordings each used in turn."""
-        rng = np.random.default_rng([count, len(mode), len(picture), round(100 if noise is None else 50 + noise)])
+        level = 100 if noise is None else 50 + round(noise)
+        rng = np.random.default_rng([count, len(mode), len(picture), level])
         by_digit = [rng.permutation(np.flatnonzero(self._labels == d)) for d in range(10)]
         image = np.zeros((count, SIZE, SIZE, 3), np.uint8)
         audio = np.zeros((count, RATE_HZ), np.float32)

@@ -27,7 +27,7 @@ class ModePolicy:
 
 @dataclass(frozen=True)
 class RouterPolicy:
-    """How to route, per mode (``image+audio``, ``image``, …), and the costs it was made with."""
+    """How to route in each mode (``image+audio``, ``image``, …), and at what costs."""
 
     modes: Mapping[str, ModePolicy]
     cost_ms: Mapping[str, float] = field(default_factory=dict)  # per tier, on ``measured_on``
@@ -51,7 +51,7 @@ class Bundle:
     files: Mapping[str, str]  # path inside the folder -> sha256
 
     def graph(self, tier: str, *, cpu: bool) -> Path:
-        """The ONNX graph of ``tier``: the form for TensorRT, or the one that is fast on a CPU."""
+        """The ONNX graph of ``tier``: the form for TensorRT, or the one for a CPU."""
         return self.folder / "graphs" / f"{tier}{'.cpu' if cpu else ''}.onnx"
 
     def write(self) -> None:
@@ -131,7 +131,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, then take its place; nothing is left behind on failure."""
+    """Write ``data`` beside ``path``, then take its place; a failure leaves nothing."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

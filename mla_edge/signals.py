@@ -13,7 +13,7 @@ import numpy as np
 Tensors = Dict[str, np.ndarray]
 
 PRESENT = "present"
-"""Name of the mask input: float32 [1, modalities], 1 where a modality is there, in input order."""
+"""Name of the mask input: float32 [1, modalities], 1 where there, in input order."""
 
 NOTHING = "none"
 """Truth of a scene in which no class is shown and nothing is said."""

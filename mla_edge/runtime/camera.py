@@ -20,7 +20,7 @@ try:
     import cv2
 except ImportError as error:
     raise MissingDependency(
-        "OpenCV is not installed", hint="pip install 'mla-edge[camera]'"
+        "OpenCV is not installed", hint="pip install 'mla-edge[run]'"
     ) from error
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ try:
     import sounddevice
 except ImportError as error:
     raise MissingDependency(
-        "sounddevice is not installed", hint="pip install 'mla-edge[mic]'"
+        "sounddevice is not installed", hint="pip install 'mla-edge[run]'"
     ) from error
 except OSError as error:
     raise MissingDependency(

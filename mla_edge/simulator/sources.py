@@ -90,9 +90,7 @@ class _Source:
             raise CaptureError("the simulator is closed")
         duration_s = self.world.options.duration
         if duration_s is not None and time_s >= duration_s - _ROUNDING_S:
-            raise CaptureEnded(
-                f"sim://digits has ended: its duration is {duration_s:g} s"
-            )
+            raise CaptureEnded(f"sim://digits has ended: its duration is {duration_s:g} s")
 
     def _wait_until(self, due_s: float, timeout_s: float) -> None:
         """Wait for a moment of the schedule, or raise CaptureTimeout after ``timeout_s``."""

@@ -132,7 +132,13 @@ def test_contrastive_loss_is_least_when_classes_agree():
 
 def small_plan():
     return train.Plan(
-        seed=3, image_steps=20, audio_steps=20, align_steps=20, joint_steps=20, refine_steps=20, lite_steps=20
+        seed=3,
+        image_steps=20,
+        audio_steps=20,
+        align_steps=20,
+        joint_steps=20,
+        refine_steps=20,
+        lite_steps=20,
     )
 
 
