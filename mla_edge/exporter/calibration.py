@@ -204,8 +204,9 @@ def read_samples(path: Path, inputs: Sequence[InputSpec]) -> list[Sample]:
     ConfigError names the array that is missing or has the wrong shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        # numpy leaves a file open that it opened itself and could not read
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"{path}: cannot be read: {error}", hint="write it with numpy.savez"
