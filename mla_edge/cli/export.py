@@ -1,6 +1,7 @@
 """``export``: from a network to a bundle."""
 
 import json
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,8 @@ def export(
     if dry_run:
         _tell_plan(pipeline.describe_plan(request), as_json)
         return
+    # A service manager's stop must clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _progress() as on_step:
         result = pipeline.export(request, on_step)
     shown = _summary(result)

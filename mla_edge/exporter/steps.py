@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _DONE = "done.json"
 _ENTRIES_KEPT = 200
+_STALE_S = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,13 @@ class StepCache:
 
 @contextmanager
 def partial_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A hidden folder in ``parent`` to build something in; gone afterwards unless renamed."""
+    """A hidden folder in ``parent`` to build something in; gone afterwards unless renamed.
+
+    Also removes what a process that was killed a day ago or earlier left there.
+    """
+    for left in parent.glob(f".{name}.*.partial"):
+        if time.time() - left.stat().st_mtime > _STALE_S:
+            shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}.", suffix=".partial"))
     try:
         os.chmod(partial, 0o755)

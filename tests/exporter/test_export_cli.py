@@ -90,7 +90,8 @@ def test_a_lost_gate_exits_with_4(export, tmp_path):
     assert not (tmp_path / "bundles" / "alarms-host").exists()
 
 
-def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path, steps):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_being_stopped_ends_with_130_and_leaves_nothing(tmp_path, how):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cold")}
     command = [sys.executable, "-m", "mla_edge", "export", ALARMS, "--profile", "host"]
     running = subprocess.Popen(
@@ -101,7 +102,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path, steps):
             if "load_calibration" in line:
                 break
         time.sleep(0.1)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(how)
         _, rest = running.communicate(timeout=60)
     finally:
         running.kill()

@@ -226,6 +226,16 @@ def test_what_is_no_bundle_is_left_alone(alarms, cache):
     assert files(alarms.out) == ["alarms-agx-xavier", "alarms-agx-xavier/thesis.txt"]
 
 
+def test_what_a_killed_export_left_goes_after_a_day(alarms, cache):
+    old, new = (alarms.out / f".alarms-agx-xavier.{age}.partial" for age in ("old", "new"))
+    for folder in (old, new):
+        (folder / "graphs").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    export(alarms, cache=cache)
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_an_empty_folder_is_filled(alarms, cache):
     (alarms.out / "alarms-agx-xavier").mkdir(parents=True)
     export(alarms, cache=cache)
