@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -92,13 +93,14 @@ class DigitsData:
 
 def _read(path: Path) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # The file is opened here, since numpy leaves it open when it is cut off.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: no such file", hint=f"the data folder holds {', '.join(FILES)}"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise ConfigError(f"{path}: cannot be read: {error}", hint="copy it again") from error
 
 

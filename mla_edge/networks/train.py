@@ -1,8 +1,9 @@
 """Train: ``python -m mla_edge.networks.train digits --data DIR --out FILE``.
 
 Stages: each modality alone, contrastive alignment of the two, both together with modality
-dropout, then the lite tier distilled from the full one. Every batch is a function of the seed,
-the stage and the step, so an interrupted training goes on exactly where it stopped.
+dropout, the lite tier distilled from the full one, the picture encoder once more. Every batch
+is a function of the seed, the stage and the step, so an interrupted training goes on exactly
+where it stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from mla_edge.networks.multimodal import MultimodalNetwork
 
 BATCH = 64
 NONE = 10  # label of "no digit"
-STAGES = ("image", "audio", "align", "joint", "refine", "lite")
+Loss = Callable[["dict[str, Tensor]"], "tuple[Tensor, float]"]
+"""From a batch to its loss and the share that is right."""
+
+STAGES = ("image", "audio", "align", "joint", "refine", "lite", "polish")
 # Shares of both modalities, image only and audio only, where the stage drops modalities.
 DROPOUT = {"joint": (0.5, 0.22, 0.28), "refine": (0.4, 0.4, 0.2), "lite": (0.5, 0.22, 0.28)}
 
@@ -45,10 +49,12 @@ class Plan:
     joint_steps: int = 1500
     refine_steps: int = 1500
     lite_steps: int = 2200
+    polish_steps: int = 1500
     rate: float = 1.5e-3
     joint_rate: float = 6e-4
     refine_rate: float = 4e-4
     lite_rate: float = 3e-3
+    polish_rate: float = 6e-4
 
     def steps(self, stage: str) -> int:
         """The steps of ``stage``."""
@@ -61,6 +67,7 @@ class Plan:
             "joint": self.joint_rate,
             "refine": self.refine_rate,
             "lite": self.lite_rate,
+            "polish": self.polish_rate,
         }
         return rates.get(stage, self.rate)
 
@@ -99,7 +106,7 @@ class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
                 shown, said = (digit, None) if rng.random() < 0.5 else (None, digit)
             if stage != "audio" and present[i, 0]:
                 image[i] = maker.worn_picture(rng, shown)
-            if stage != "image" and present[i, 1]:
+            if stage not in ("image", "polish") and present[i, 1]:
                 audio[i] = maker.worn_sound(rng, said)
             labels[i] = [NONE if d is None else d for d in (shown, said, digit)]
         return {
@@ -142,12 +149,11 @@ def fused(network: MultimodalNetwork, batch: dict[str, Tensor]) -> Any:
 
 
 def aligned(left: Tensor, right: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
-    """Supervised contrastive loss between two modalities; equal classes are positives.
+    """Supervised contrastive loss between two modalities' unit vectors, [B, C] each.
 
     InfoNCE (van den Oord et al. 2018) with soft targets over all samples of the class, since a
-    batch of 64 holds each class several times.
+    batch of 64 holds each class several times: equal classes are positives.
     """
-    left, right = functional.normalize(left, dim=1), functional.normalize(right, dim=1)
     scores = left @ right.T / temperature
     same = (labels[:, None] == labels[None]).float()
     target = same / same.sum(1, keepdim=True)
@@ -236,48 +242,58 @@ class Trainer:
             )
         )
 
-    def _task(
-        self, stage: str
-    ) -> tuple[Callable[[dict[str, Tensor]], tuple[Tensor, float]], nn.Module]:
+    def _task(self, stage: str) -> tuple[Loss, nn.Module]:
         """The loss of a stage, and what it trains."""
-        full, lite = self.full, self.lite
-
-        def alone(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
-            labels = batch["labels"][:, 0 if stage == "image" else 1]
-            logits = self.probes[stage](encode(full, batch, stage)).float()
-            return _classified(logits, labels)
-
-        def align(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
-            assert full.bridge is not None
-            labels = batch["labels"][:, 2]
-            sides = []
-            for name in full.names:
-                tokens = encode(full, batch, name)
-                sides.append(full.bridge.project(tokens.float()).mean(1))
-            near = (
-                functional.normalize(sides[0], dim=1) @ functional.normalize(sides[1], dim=1).T
-            )
-            right = float((labels[near.argmax(1)] == labels).float().mean())
-            return aligned(sides[0], sides[1], labels), right
-
-        def joint(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
-            return _classified(fused(full, batch).logits.float(), batch["labels"][:, 2])
-
-        def distil(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
-            with torch.no_grad():
-                teacher = fused(full, batch).logits.float()
-            student = fused(lite, batch).logits.float()
-            loss, right = _classified(student, batch["labels"][:, 2])
-            return 0.4 * loss + distilled(student, teacher), right
-
+        full = self.full
         if stage in ("image", "audio"):
-            return alone, nn.ModuleList([full.encoders[stage], self.probes[stage]])
+            return self._alone(stage), nn.ModuleList([full.encoders[stage], self.probes[stage]])
         if stage == "align":
-            return align, full
+            return self._align, full
         if stage in ("joint", "refine"):
-            return joint, full
+            return self._joint, full
         full.eval()
-        return distil, lite
+        if stage == "lite":
+            return self._distil, self.lite
+        # Pictures need the most samples; with the rest frozen, sound keeps what it learnt.
+        full.requires_grad_(False)
+        return self._polish, full.encoders["image"].requires_grad_(True)
+
+    def _alone(self, name: str) -> Loss:
+        column = 0 if name == "image" else 1
+
+        def loss(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+            logits = self.probes[name](encode(self.full, batch, name))
+            return _classified(logits, batch["labels"][:, column])
+
+        return loss
+
+    def _align(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+        full, labels = self.full, batch["labels"][:, 2]
+        assert full.bridge is not None
+        sides = [
+            full.bridge.project(encode(full, batch, n).float()).mean(1) for n in full.names
+        ]
+        left, right = (functional.normalize(side, dim=1) for side in sides)
+        matched = labels[(left @ right.T).argmax(1)] == labels
+        return aligned(left, right, labels), float(matched.float().mean())
+
+    def _joint(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+        return _classified(fused(self.full, batch).logits, batch["labels"][:, 2])
+
+    def _distil(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+        with torch.no_grad():
+            teacher = fused(self.full, batch).logits.float()
+        student = fused(self.lite, batch).logits.float()
+        loss, right = _classified(student, batch["labels"][:, 2])
+        return 0.4 * loss + distilled(student, teacher), right
+
+    def _polish(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+        image = encode(self.full, batch, "image")
+        tokens = {"image": image, "audio": torch.zeros_like(image[:, :1])}
+        present = torch.tensor([[1.0, 0.0]]).expand(len(image), -1)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.full.fuse(tokens, present).logits
+        return _classified(logits, batch["labels"][:, 0])
 
     def _save(self, running: dict[str, Any] | None) -> None:
         if self._checkpoint is None:
@@ -307,6 +323,7 @@ def distilled(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Ten
 
 
 def _classified(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    logits = logits.float()
     loss = functional.cross_entropy(logits, labels, label_smoothing=0.05)
     return loss, float((logits.argmax(1) == labels).float().mean())
 

@@ -138,6 +138,7 @@ def small_plan():
         align_steps=20,
         joint_steps=20,
         refine_steps=20,
+        polish_steps=20,
         lite_steps=20,
     )
 
