@@ -2,14 +2,15 @@
 
     python benchmarks/digits.py --data DIR [--bundle BUNDLE] [--samples 1000] [--json]
 
-DIR holds mnist.npz, spoken_digits.npz and noise.npz (see mla_edge/networks/digits_data.py); any
-folder with files of the same names and shapes will do. Pictures are the file's test pictures on
-drawn cards, recordings are takes 0-4 of known speakers, noise is every eighth clip from the
-second. Speakers that training never heard are measured apart, with all their takes. Without
---bundle the network is exported for this computer first, into a folder that is thrown away.
+DIR holds mnist.npz, spoken_digits.npz and noise.npz (see mla_edge/networks/digits_data.py);
+any folder with files of the same names and shapes will do. Pictures are the file's test
+pictures but for every fifth, which tunes, on drawn cards; recordings are takes 0-4 of known
+speakers; noise is every eighth clip. Speakers that training never heard are measured apart,
+with all their takes. Without --bundle the network is exported for this computer first, into a
+folder that is thrown away.
 
 ``--leave-one-speaker-out`` trains the audio encoder once for each speaker without that speaker
-(about five minutes each on 2 cores) and measures it on that speaker.
+(some minutes each on 2 cores) and measures it on that speaker.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ SIZE = 128
 FILES = ("mnist.npz", "spoken_digits.npz", "noise.npz")
 TEST_TAKES = range(5)  # the usual split of this corpus
 TUNE_TAKES = range(5, 8)
-_TUNE_PICTURES = 5000  # the last of the training pictures
+_TUNE_EVERY = 5  # of the file's test pictures, which training never sees
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,16 @@ class DigitsData:
         """Read the folder; ``speakers`` limits the recordings to those people.
 
         Split of recordings: takes 0-4 test, 5-7 tune, the rest train. Split of pictures: the
-        file's own test pictures; the last 5,000 training pictures tune.
+        file's own training pictures; of its test pictures every fifth tunes.
         """
         root = Path(folder)
         mnist, spoken, noise = (_read(root / name) for name in FILES)
+        images, labels = mnist["test_images"], mnist["test_labels"]
+        tunes = np.arange(len(labels)) % _TUNE_EVERY == 0  # the file may be sorted by class
         pictures = {
-            "train": (
-                mnist["train_images"][:-_TUNE_PICTURES],
-                mnist["train_labels"][:-_TUNE_PICTURES],
-            ),
-            "tune": (
-                mnist["train_images"][-_TUNE_PICTURES:],
-                mnist["train_labels"][-_TUNE_PICTURES:],
-            ),
-            "test": (mnist["test_images"], mnist["test_labels"]),
+            "train": (mnist["train_images"], mnist["train_labels"]),
+            "tune": (images[tunes], labels[tunes]),
+            "test": (images[~tunes], labels[~tunes]),
         }
         if int(spoken["rate_hz"]) != RATE_HZ:
             raise ConfigError(
