@@ -4,7 +4,7 @@
 
 DIR holds mnist.npz, spoken_digits.npz and noise.npz (see mla_edge/networks/digits_data.py);
 any folder with files of the same names and shapes will do. Pictures are the file's test
-pictures but for every fifth, which tunes, on drawn cards; recordings are takes 0-4 of known
+pictures but for every seventh, which tunes, on drawn cards; recordings are takes 0-4 of known
 speakers; noise is every eighth clip. Speakers that training never heard are measured apart,
 with all their takes. Without --bundle the network is exported for this computer first, into a
 folder that is thrown away.

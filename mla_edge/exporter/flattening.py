@@ -46,7 +46,7 @@ class _Rewriter:
         self.nodes.append(NodeProto.FromString(node.SerializeToString()))
         if node.op_type == "Reshape" and node.input[0] in self.flat:
             sizes = self.constants.get(node.input[1])
-            if sizes is not None and (numpy_helper.to_array(sizes) > 0).all():
+            if sizes is not None and (numpy_helper.to_array(sizes) != 0).all():
                 self.nodes[-1].input[0] = self.flat[node.input[0]]
 
     def flatten(self, layer: Layer) -> None:

@@ -44,7 +44,8 @@ def example_inputs(network: Network, tier: TierNetwork, count: int) -> list[Tens
                 readings = readings or network.samples("calibrate", count, 0)
                 reading = readings[number].signals[spec.name]
                 assert isinstance(reading, Reading), f"{spec.name} is no Reading"
-                example[spec.name] = np.ascontiguousarray(reading.values, np.float32)
+                values = np.ascontiguousarray(reading.values, np.float32)
+                example[spec.name] = values.reshape(spec.shape)
         if len(network.inputs) > 1:
             present = np.ones((1, len(network.inputs)), np.float32)
             if number:

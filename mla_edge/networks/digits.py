@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mla_edge.errors import ConfigError, MissingDependency
 from mla_edge.networks.encoders import EncoderConfig, HybridEncoder, ImageFront, LogMel
-from mla_edge.networks.multimodal import BridgeConfig, MultimodalNetwork
+from mla_edge.networks.fusion import BridgeConfig
+from mla_edge.networks.multimodal import MultimodalNetwork
 from mla_edge.networks.network import Network, TierNetwork
 from mla_edge.signals import NOTHING, InputSpec, Tier
 

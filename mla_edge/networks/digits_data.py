@@ -31,7 +31,7 @@ SIZE = 128
 FILES = ("mnist.npz", "spoken_digits.npz", "noise.npz")
 TEST_TAKES = range(5)  # the usual split of this corpus
 TUNE_TAKES = range(5, 8)
-_TUNE_EVERY = 5  # of the file's test pictures, which training never sees
+_TUNE_EVERY = 7  # of the file's test pictures, which training never sees
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DigitsData:
         """Read the folder; ``speakers`` limits the recordings to those people.
 
         Split of recordings: takes 0-4 test, 5-7 tune, the rest train. Split of pictures: the
-        file's own training pictures; of its test pictures every fifth tunes.
+        file's own training pictures; of its test pictures every seventh tunes.
         """
         root = Path(folder)
         mnist, spoken, noise = (_read(root / name) for name in FILES)

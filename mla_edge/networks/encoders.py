@@ -156,6 +156,12 @@ class HybridEncoder(nn.Module):
         """Channels of a token."""
         return self.config.channels[-1]
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens come out."""
+        (rows, columns), (down, across) = self.config.grid, self.config.pool
+        return rows // down * (columns // across)
+
     def forward(self, raw: Tensor) -> Tensor:
         """Raw tensor of the modality → [B, N / pooled, C]."""
         return self.encode(self.front(raw))

@@ -5,6 +5,9 @@ Shapes: B batch, M modalities, N tokens, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -14,23 +17,33 @@ from mla_edge.networks.attention import FeedForward, HeadedAttention
 _ABSENT = -1e4
 
 
-class CrossModalAttention(HeadedAttention):
-    """Tokens of one modality ask the tokens of all others that are there."""
+@dataclass(frozen=True)
+class BridgeConfig:
+    """The shape of the cross-modal bridge."""
 
-    def forward(self, tokens: Tensor, others: Tensor, bias: Tensor) -> Tensor:
-        """[B, N, C], [B, N', C], [B, 1, 1, N'] → [B, N, C]."""
+    shared: int
+    heads: int
+    hidden: int
+    depth: int
+
+
+class CrossModalAttention(HeadedAttention):
+    """Tokens of every modality ask the tokens of all others that are there, in one go."""
+
+    def forward(self, tokens: Tensor, bias: Tensor) -> Tensor:
+        """[B, N, C] and the mask [B, 1, N, N], added to the scores → [B, N, C]."""
         return self.merge(
             self.attend(
                 self.split(self.query(tokens)),
-                self.split(self.key(others)),
-                self.split(self.value(others)),
+                self.split(self.key(tokens)),
+                self.split(self.value(tokens)),
                 bias,
             )
         )
 
 
 class BridgeLayer(nn.Module):
-    """One exchange between modalities, with the same weights for each."""
+    """One exchange between modalities, with the same weights for each of them."""
 
     def __init__(self, channels: int, heads: int, hidden: int) -> None:
         """``hidden`` is the width of the feed-forward network."""
@@ -40,40 +53,43 @@ class BridgeLayer(nn.Module):
         self.norm_feed = nn.LayerNorm(channels)
         self.feed = FeedForward(channels, hidden)
 
-    def forward(self, tokens: list[Tensor], present: Tensor) -> list[Tensor]:
-        """M × [B, N, C] and [B, M] → M × [B, N, C]."""
-        normed = [self.norm(part) for part in tokens]
-        absent = (1 - present) * _ABSENT  # [B, M]
-        out = []
-        for own, part in enumerate(tokens):
-            others = [i for i in range(len(tokens)) if i != own]
-            keys = torch.cat([normed[i] for i in others], 1)
-            bias = torch.cat(
-                [absent[:, i : i + 1].expand(-1, normed[i].shape[1]) for i in others], 1
-            )
-            # With no other modality there, the softmax is uniform over masked keys: drop it.
-            any_other = torch.cat([present[:, i : i + 1] for i in others], 1).amax(1)
-            heard = self.cross(normed[own], keys, bias[:, None, None, :])
-            part = part + heard * any_other[:, None, None]
-            out.append(part + self.feed(self.norm_feed(part)))
-        return out
+    def forward(self, tokens: Tensor, bias: Tensor, hears: Tensor) -> Tensor:
+        """[B, N, C], who may be asked [B, 1, N, N], who has anyone to ask [B, N, 1]."""
+        tokens = tokens + self.cross(self.norm(tokens), bias) * hears
+        return tokens + self.feed(self.norm_feed(tokens))
 
 
 class CrossModalBridge(nn.Module):
     """Projects every modality into one shared space, where they attend to each other."""
 
-    def __init__(self, channels: int, shared: int, heads: int, hidden: int, depth: int) -> None:
-        """From an encoder's ``channels`` to ``shared`` ones, through ``depth`` layers."""
+    def __init__(self, config: BridgeConfig, channels: int, sizes: Sequence[int]) -> None:
+        """For modalities of ``sizes`` tokens of ``channels`` channels."""
         super().__init__()
-        self.project = nn.Linear(channels, shared)
-        self.layers = nn.ModuleList(BridgeLayer(shared, heads, hidden) for _ in range(depth))
+        self.sizes = list(sizes)
+        self.project = nn.Linear(channels, config.shared)
+        self.layers = nn.ModuleList(
+            BridgeLayer(config.shared, config.heads, config.hidden) for _ in range(config.depth)
+        )
+        counts = torch.tensor(self.sizes)
+        owner = torch.repeat_interleave(torch.arange(len(sizes)), counts)  # [N]
+        own = (owner[:, None] == owner).float() * _ABSENT  # nobody asks its own modality
+        self.owner: Tensor
+        self.own: Tensor
+        self.others: Tensor
+        self.register_buffer("owner", owner, persistent=False)
+        self.register_buffer("own", own, persistent=False)
+        self.register_buffer("others", 1 - torch.eye(len(sizes)), persistent=False)
 
     def forward(self, tokens: list[Tensor], present: Tensor) -> list[Tensor]:
         """M × [B, N, C] and [B, M] → M × [B, N, shared]."""
-        shared = [self.project(part) for part in tokens]
+        # With nobody to ask, the softmax is uniform over masked keys: what it gives is dropped.
+        hears = (present @ self.others).clamp(0, 1)[:, self.owner]  # [B, N]
+        absent = ((1 - present) * _ABSENT)[:, self.owner]  # [B, N]
+        bias = self.own + absent[:, None, None]  # [B, 1, N, N]
+        joined = self.project(torch.cat(tokens, 1))
         for layer in self.layers:
-            shared = layer(shared, present)
-        return shared
+            joined = layer(joined, bias, hears.unsqueeze(2))
+        return list(joined.split(self.sizes, dim=1))
 
 
 class DynamicGate(nn.Module):

@@ -12,18 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mla_edge.networks.encoders import HybridEncoder
-from mla_edge.networks.fusion import CrossModalBridge, DynamicGate
+from mla_edge.networks.fusion import BridgeConfig, CrossModalBridge, DynamicGate
 from mla_edge.networks.tokens import TokenPooling
-
-
-@dataclass(frozen=True)
-class BridgeConfig:
-    """The shape of the cross-modal bridge."""
-
-    shared: int
-    heads: int
-    hidden: int
-    depth: int
 
 
 @dataclass(frozen=True)
@@ -56,9 +46,8 @@ class MultimodalNetwork(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.bridge: CrossModalBridge | None = None
         if bridge is not None and len(encoders) > 1:
-            self.bridge = CrossModalBridge(
-                width, bridge.shared, bridge.heads, bridge.hidden, bridge.depth
-            )
+            sizes = [encoder.tokens for encoder in encoders.values()]
+            self.bridge = CrossModalBridge(bridge, width, sizes)
             width = bridge.shared
         self.pools = nn.ModuleList(TokenPooling(width) for _ in encoders)
         self.norm = nn.LayerNorm(width)

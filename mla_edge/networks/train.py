@@ -289,7 +289,9 @@ class Trainer:
 
     def _polish(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
         image = encode(self.full, batch, "image")
-        tokens = {"image": image, "audio": torch.zeros_like(image[:, :1])}
+        count = int(self.full.encoders["audio"].tokens)  # type: ignore[arg-type]
+        silence = image.new_zeros(len(image), count, self.full.width)
+        tokens = {"image": image, "audio": silence}
         present = torch.tensor([[1.0, 0.0]]).expand(len(image), -1)
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.full.fuse(tokens, present).logits

@@ -10,7 +10,7 @@ from mla_edge.networks.attention import (
     WindowAttention,
 )
 from mla_edge.networks.encoders import LogMel
-from mla_edge.networks.fusion import CrossModalBridge, DynamicGate
+from mla_edge.networks.fusion import BridgeConfig, CrossModalBridge, DynamicGate
 from mla_edge.networks.lora import LoRALinear, add_lora, merge_lora
 from mla_edge.networks.tokens import DynamicWeights, TokenPooling, TokenReweighting
 
@@ -112,8 +112,13 @@ def test_reweighting_keeps_the_scale_and_pooling_is_a_mean():
     assert torch.allclose(TokenPooling(8)(ones), ones[:, 0], atol=1e-6)
 
 
+def bridge_of(*sizes):
+    config = BridgeConfig(shared=16, heads=2, hidden=32, depth=1)
+    return CrossModalBridge(config, 8, sizes).eval()
+
+
 def test_an_absent_modality_changes_nothing():
-    bridge, gate = CrossModalBridge(8, 16, 2, 32, 2).eval(), DynamicGate(16).eval()
+    bridge, gate = bridge_of(5, 7, 3), DynamicGate(16).eval()
     present = torch.tensor([[1.0, 0.0, 1.0]]).expand(2, -1)
     parts = [tokens(5), tokens(7), tokens(3)]
 
@@ -129,7 +134,7 @@ def test_an_absent_modality_changes_nothing():
 
 
 def test_a_lone_modality_hears_nobody():
-    bridge = CrossModalBridge(8, 16, 2, 32, 1).eval()
+    bridge = bridge_of(5, 7)
     present = torch.tensor([[1.0, 0.0]]).expand(2, -1)
     one, other = tokens(5), tokens(7)
     alone = bridge([one, other], present)[0]
@@ -138,7 +143,7 @@ def test_a_lone_modality_hears_nobody():
 
 
 def test_a_present_modality_is_heard():
-    bridge = CrossModalBridge(8, 16, 2, 32, 1).eval()
+    bridge = bridge_of(5, 7)
     present = torch.ones(2, 2)
     one = tokens(5)
     first = bridge([one, tokens(7)], present)[0]

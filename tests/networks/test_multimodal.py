@@ -7,8 +7,9 @@ from mla_edge.exporter.onnx_graph import to_onnx
 from mla_edge.networks import Network, TierNetwork
 from mla_edge.networks.digits import LABELS, make_full, make_lite
 from mla_edge.networks.encoders import EncoderConfig, HybridEncoder, VectorFront
-from mla_edge.networks.multimodal import BridgeConfig, MultimodalNetwork
-from mla_edge.signals import InputSpec, Tier
+from mla_edge.networks.fusion import BridgeConfig
+from mla_edge.networks.multimodal import MultimodalNetwork
+from mla_edge.signals import InputSpec, Reading, Sample, Tier
 
 
 def vector_encoder():
@@ -30,6 +31,11 @@ def vector_encoder():
 def test_one_to_six_modalities_build_and_export(count, tmp_path):
     torch.manual_seed(count)
     names = [f"sensor{i}" for i in range(count)]
+
+    def readings(split, n, seed):
+        noise = np.random.default_rng(seed).standard_normal((n, 32)).astype(np.float32)
+        return [Sample({name: Reading(row[None], 0.0) for name in names}) for row in noise]
+
     module = MultimodalNetwork(
         {name: vector_encoder() for name in names}, 4, BridgeConfig(16, 2, 32, 1)
     ).eval()
@@ -39,7 +45,7 @@ def test_one_to_six_modalities_build_and_export(count, tmp_path):
         labels=tuple("abcd"),
         inputs=tuple(InputSpec(name, "tensor", (1, 32)) for name in names),
         tiers=(TierNetwork(Tier("full", inputs, ("logits",)), module),),
-        samples=lambda split, n, seed: [],
+        samples=readings,
     )
     graph = to_onnx(network, network.tiers[0], tmp_path / "full.onnx", opset=17)
     session = onnxruntime.InferenceSession(str(graph.path))

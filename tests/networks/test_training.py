@@ -32,8 +32,8 @@ def folder(tmp_path_factory):
         path / "mnist.npz",
         train_images=pictures,
         train_labels=labels,
-        test_images=pictures[:50],
-        test_labels=labels[:50],
+        test_images=pictures[:70],
+        test_labels=labels[:70],
     )
     words = [
         (9000 * np.sin(np.arange(1500) * (0.1 + 0.05 * digit))).astype(np.int16)
@@ -65,7 +65,7 @@ def test_splits_are_by_take_and_by_picture(data):
     counts = {split: len(clips[3]) for split, clips in data.recordings.items()}
     assert counts == {"train": 4, "tune": 6, "test": 10}  # takes 8-9, 5-7, 0-4 of two people
     counts = {split: len(labels) for split, (_, labels) in data.pictures.items()}
-    assert counts == {"train": 1000, "tune": 10, "test": 40}
+    assert counts == {"train": 1000, "tune": 10, "test": 60}
     assert [len(data.noises[s]) for s in ("train", "tune", "test")] == [12, 2, 2]
 
 
