@@ -261,7 +261,7 @@ def sample_source(folder: str | os.PathLike[str] | None) -> SampleSource:
 
     def samples(split: str, count: int, seed: int) -> list[Sample]:
         maker = DigitsMaker(data, split)
-        rng = np.random.default_rng([seed, len(split)])
+        rng = np.random.default_rng([seed, *split.encode()])
         return [_sample(maker, rng, i) for i in range(count)]
 
     return samples

@@ -164,7 +164,7 @@ class Trainer:
     """Runs the stages and keeps a checkpoint beside the output."""
 
     def __init__(self, data: DigitsData, plan: Plan, checkpoint: Path | None) -> None:
-        """Go on from ``checkpoint`` if it is there and of the same plan."""
+        """Go on from ``checkpoint`` if it is there, of the same plan and data."""
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.full, self.lite = make_full(), make_lite()
@@ -175,10 +175,11 @@ class Trainer:
         self.done: list[str] = []
         self._maker = DigitsMaker(data, "train")
         self._checkpoint = checkpoint
+        self._hashes = data.hashes
         self._resume: dict[str, Any] | None = None
         if checkpoint is not None and checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True)
-            if state["plan"] == asdict(plan):
+            if state["plan"] == asdict(plan) and state["data"] == data.hashes:
                 self._modules().load_state_dict(state["modules"])
                 self.done, self._resume = state["done"], state["running"]
 
@@ -303,6 +304,7 @@ class Trainer:
         partial = self._checkpoint.with_suffix(".partial")
         state = {
             "plan": asdict(self.plan),
+            "data": self._hashes,
             "modules": self._modules().state_dict(),
             "done": self.done,
             "running": running,
