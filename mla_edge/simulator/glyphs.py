@@ -45,7 +45,6 @@ FONTS = (
     Font("round", 0.17, 0.66, skeleton="round"),  # test only
     Font("slab", 0.12, 0.62, serif=0.2),  # test only
 )
-_TEST_FONTS = (9, 10)
 _FONTS = {
     "train": tuple(range(9)),
     "calibrate": tuple(range(9)),
@@ -57,7 +56,7 @@ _WRITERS = {"train": (0, 700), "calibrate": (700, 800), "test": (800, WRITERS)}
 def pick_style(split: str, rng: np.random.Generator) -> int:
     """A style of ``split``: half of the time a font, half a handwriting.
 
-    No handwriting is in two splits, and two of the fonts are in ``test`` alone.
+    No handwriting is in two splits; nine fonts are in all, and two in ``test`` alone.
     """
     if rng.random() < 0.5:
         return int(rng.choice(_FONTS[split]))

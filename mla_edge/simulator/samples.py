@@ -22,7 +22,7 @@ def labelled_samples(split: str, count: int, seed: int) -> list[Sample]:
 
     The classes 0…9 and "none" come equally often. Three of five samples hold both "image" (RGB
     uint8 [240, 320, 3]) and "audio" (float32 [8000] at 8 kHz), one only the picture, one only
-    the sound. ``split`` is train, calibrate or test: voices and hands differ between them.
+    the sound. ``split`` is train, calibrate or test: no voice or hand is in two of them.
     """
     if split not in SPLITS:
         raise ConfigError(
