@@ -38,6 +38,7 @@ bench: $(TEST_READY)
 	@test -n "$(DATA)" || { echo "say where the data sets are: make bench DATA=folder" >&2; exit 2; }
 	$(BIN)/mla-edge export --profile host
 	$(BIN)/python benchmarks/overhead.py bundles/digits-host
+	$(BIN)/python benchmarks/speed.py bundles/digits-host --data "$(DATA)"
 	$(BIN)/python benchmarks/digits.py --data "$(DATA)" --bundle bundles/digits-host
 
 docs: $(TEST_READY)
