@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, Protocol
 
+import numpy as np
+
 from mla_edge.errors import CaptureEnded, CaptureError, CaptureTimeout
-from mla_edge.signals import Signal
+from mla_edge.signals import Frame, Signal, Sound
 
 WAITING = "waiting"  # it has given nothing yet, and still may in time
 OK = "ok"
@@ -74,6 +76,9 @@ class Sense:
         except CaptureError as error:
             self._failure = error
             return False
+        if not _is_finite(signal):
+            self._failure = CaptureError("its values are not finite (NaN or infinite)")
+            return False
         if self.newest is not None and signal.time_s <= self.newest.time_s:
             return False
         self.newest = signal
@@ -118,3 +123,12 @@ class Sense:
         if state == before or (before == WAITING and state == OK):
             return
         self._on_fault(Fault(self.modality, BACK if state == OK else state, now_s, why))
+
+
+def _is_finite(signal: Signal) -> bool:
+    """Whether a network can take ``signal``; a broken driver or sensor may give NaN."""
+    if isinstance(signal, Frame):
+        values = signal.image
+    else:
+        values = signal.samples if isinstance(signal, Sound) else signal.values
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())

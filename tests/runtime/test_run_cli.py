@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,6 +178,48 @@ def test_a_camera_lost_on_the_way_is_masked_and_said(here, monkeypatch):
     summary = lines(result.stdout)[-1]["summary"]
     assert summary["faults"] == {"image": {"lost": 1}}
     assert set(summary["modes"]) >= {"image+audio", "audio"}
+
+
+def test_sound_that_is_not_finite_does_not_end_the_run(here, monkeypatch):
+    broken = replace(sound("red"), samples=np.full(800, np.nan, np.float32))
+    eyes = FakeCamera([frame("red")] * 60, period_s=0.01)
+    ears = FakeMicrophone([broken] * 10 + [sound("red")] * 60, period_s=0.01)
+    monkeypatch.setattr(mla_edge, "open_camera", lambda *_, **__: nullcontext(eyes))
+    monkeypatch.setattr(mla_edge, "open_microphone", lambda *_, **__: nullcontext(ears))
+    result = call("--max-age-ms", "60000", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = "audio is lost and is left out: its values are not finite (NaN or infinite)"
+    assert result.stderr.count(told) == 1
+    assert "audio is back" in result.stderr
+    summary = lines(result.stdout)[-1]["summary"]
+    assert summary["faults"] == {"audio": {"lost": 1}}
+    assert set(summary["modes"]) >= {"image+audio", "image"}
+
+
+def test_no_such_camera_is_said_with_the_fix(here):
+    result = call("--camera", "77", "--mic", "sim://digits")
+    assert result.exit_code == 6
+    assert "no camera at /dev/video77" in result.stderr
+    assert "there is: " in result.stderr or "has no /dev/video" in result.stderr
+    assert "or run without it: --camera none" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_no_such_microphone_is_said_with_the_fix(here):
+    done = subprocess.run(
+        [sys.executable, "-m", "mla_edge", "run", "--camera", "sim://digits", "--mic", "Attic"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == MissingDependency.exit_code:
+        pytest.skip(done.stderr)
+    assert done.returncode == 6, done.stderr
+    assert "no microphone 'Attic'" in done.stderr
+    assert "or run without it: --mic none" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_sources_that_never_give_are_an_error(here, monkeypatch):

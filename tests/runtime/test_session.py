@@ -1,5 +1,6 @@
 import itertools
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,28 @@ def test_the_reason_of_a_fault_is_told(model):
     list(mla_edge.run(model, eyes, None, on_fault=faults.append, **ON_CLOCK))
     assert (faults[0].what, faults[0].why) == ("lost", "the cable is out")
     assert faults[0].time_s <= faults[1].time_s <= CLOCK()
+
+
+def test_sound_that_is_not_finite_is_masked_and_used_again(model):
+    broken = replace(sound("green"), samples=np.full(800, np.nan, np.float32))
+    heard = [sound("green")] * 10 + [broken] * 10 + [sound("green")] * 10**4
+    ears = FakeMicrophone(heard, period_s=0.02, **ON_CLOCK)
+    faults = []
+    run = mla_edge.run(
+        model, camera(), ears, on_fault=faults.append, duration_s=1.0, **ON_CLOCK
+    )
+    modes = [mode for mode, _ in itertools.groupby(p.mode for p in run)]
+    assert modes[-3:] == ["image+audio", "image", "image+audio"]
+    assert [(f.modality, f.what) for f in faults] == [("audio", "lost"), ("audio", "back")]
+    assert faults[0].why == "its values are not finite (NaN or infinite)"
+
+
+def test_sound_alone_that_is_not_finite_gives_no_decision_until_it_is_well(model):
+    broken = replace(sound("red"), samples=np.full(800, np.inf, np.float32))
+    ears = FakeMicrophone([broken] * 5 + [sound("red")] * 5, **ON_CLOCK)
+    predictions, faults = collect(model, None, ears)
+    assert {p.label for p in predictions} == {"red"}
+    assert faults == [("audio", "lost"), ("audio", "back"), ("audio", "ended")]
 
 
 def test_a_stalled_microphone_is_masked_when_stale_and_used_again(model):
