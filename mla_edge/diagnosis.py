@@ -15,8 +15,10 @@ from mla_edge.profiles import load_profile
 
 if TYPE_CHECKING:
     from mla_edge.board import Board
+    from mla_edge.profiles import DeviceProfile
 
 OK, MISSING, NOTE = "ok", "missing", "note"
+_OWN_PROFILE = "write a profile of your own: see device_profiles/README.md"
 
 # What run imports, and the package of each.
 _RUN = {
@@ -40,7 +42,7 @@ class Finding:
     """One thing that was looked at; ``fix`` is the command, or the advice, that mends it."""
 
     name: str
-    needed_for: str  # an extra, or "tensorrt"; empty where it is only said
+    needed_for: str  # an extra; empty where it is only said
     status: str  # OK, MISSING or NOTE
     detail: str
     fix: str = ""
@@ -80,18 +82,33 @@ def _imported(module: str, package: str) -> Finding:
         importlib.import_module(module)
     except ImportError as error:
         return Finding(package, "run", MISSING, str(error), f"pip install {package}")
-    except OSError as error:  # sounddevice without PortAudio
-        fix = "sudo apt-get install libportaudio2"
+    except OSError as error:
+        fix = f"pip install --force-reinstall {package}"
+        if package == "sounddevice":  # which needs the system's PortAudio
+            fix = "sudo apt-get install libportaudio2"
         return Finding(package, "run", MISSING, str(error), fix)
+    except Exception as error:
+        # Importing sounddevice starts PortAudio; the class of that failure cannot be imported.
+        if type(error).__name__ != "PortAudioError":
+            raise
+        detail = f"the sound system does not start: {error}"
+        fix = "arecord -l must list a microphone; check ~/.asoundrc and /etc/asound.conf"
+        return Finding(package, "run", MISSING, detail, fix)
     return Finding(package, "run", OK, _version(package))
 
 
-def _installed(module: str, package: str, needed_for: str, fix: str = "") -> Finding:
+def _installed(module: str, package: str, needed_for: str) -> Finding:
     if importlib.util.find_spec(module) is None:
-        extra = "jetson" if package == "pycuda" else needed_for
-        fix = fix or f"pip install 'mla-edge[{extra}]'"
+        fix = f"pip install 'mla-edge[{needed_for}]'"
         return Finding(package, needed_for, MISSING, "not installed", fix)
     return Finding(package, needed_for, OK, _version(package))
+
+
+def _later(module: str, package: str, fix: str) -> Finding:
+    """A package that engines will need, and that run does not need yet."""
+    if importlib.util.find_spec(module) is None:
+        return Finding(package, "", NOTE, "not in this Python; run does not need it yet", fix)
+    return Finding(package, "", OK, _version(package))
 
 
 def _version(package: str) -> str:
@@ -114,8 +131,10 @@ def _of_board(board: Board) -> Iterator[Finding]:
             "",
             NOTE,
             f"{board.model} ({module}, {board.soc}): no profile fits it",
-            "write a profile of your own: see device_profiles/README.md",
+            _OWN_PROFILE,
         )
+        yield _jetpack(board, None)
+        yield _tensorrt(board, None)
         return
     profile = load_profile(board.profile)
     detail = f"{profile.title}, {module}: profile {profile.name}"
@@ -123,22 +142,40 @@ def _of_board(board: Board) -> Iterator[Finding]:
         yield Finding("board", "run", OK, detail)
     else:
         yield Finding("board", "run", MISSING, f"{detail}: {profile.unsupported_reason}")
-    jetpack = f"JetPack {board.jetpack or 'unknown'} (L4T {board.l4t or 'unknown'})"
-    yield Finding("jetpack", "", NOTE, jetpack)
+    yield _jetpack(board, profile)
     yield Finding("memory", "", NOTE, f"{board.memory_mb or 'unknown'} MB")
     yield Finding("power mode", "", NOTE, board.power_mode or "unknown", "sudo nvpmodel -q")
+    yield _tensorrt(board, profile)
+    # TensorRT comes with JetPack for the system's Python, not from a package index.
+    system = f"python{profile.python} -m venv --system-site-packages .venv"
+    yield _later("tensorrt", "tensorrt for Python", system)
+    yield _later("pycuda", "pycuda", "pip install 'mla-edge[jetson]'")
+
+
+def _jetpack(board: Board, profile: DeviceProfile | None) -> Finding:
+    detail = f"JetPack {board.jetpack or 'unknown'} (L4T {board.l4t or 'unknown'})"
+    if profile and _differs(board.jetpack, profile.jetpack):
+        detail = (
+            f"warning: {detail}, but profile {profile.name} is for JetPack {profile.jetpack}"
+        )
+        return Finding("jetpack", "", NOTE, detail, _OWN_PROFILE)
+    return Finding("jetpack", "", NOTE, detail)
+
+
+def _tensorrt(board: Board, profile: DeviceProfile | None) -> Finding:
     if board.tensorrt is None:
-        fix = "sudo apt-get install nvidia-jetpack"
-        yield Finding("tensorrt", "tensorrt", MISSING, "JetPack's TensorRT is not there", fix)
-        return
-    yield _installed(
-        "tensorrt",
-        "tensorrt",
-        "tensorrt",
-        # TensorRT comes with JetPack for the system's Python, not from a package index.
-        f"python{profile.python} -m venv --system-site-packages .venv",
-    )
-    yield _installed("pycuda", "pycuda", "tensorrt")
+        detail = "JetPack's is not there; run does not need it yet"
+        return Finding("tensorrt", "", NOTE, detail, "sudo apt-get install nvidia-jetpack")
+    detail = f"TensorRT {board.tensorrt}"
+    if profile and _differs(board.tensorrt, profile.tensorrt):
+        detail = f"warning: {detail}, but profile {profile.name} is for {profile.tensorrt}"
+        return Finding("tensorrt", "", NOTE, detail, _OWN_PROFILE)
+    return Finding("tensorrt", "", NOTE, detail)
+
+
+def _differs(version: str | None, wanted: str | None) -> bool:
+    """Whether both are known and ``version`` is neither ``wanted`` nor a patch of it."""
+    return bool(version and wanted and not f"{version}.".startswith(f"{wanted}."))
 
 
 def _cameras(root: Path) -> Finding:

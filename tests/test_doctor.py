@@ -1,7 +1,10 @@
 """What doctor finds, and the command it gives for each thing that is missing."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from boards import make_agx_xavier, make_board
@@ -45,6 +48,39 @@ def test_a_missing_portaudio_is_a_debian_package(monkeypatch, tmp_path):
     assert found.fix == "sudo apt-get install libportaudio2"
 
 
+@pytest.mark.parametrize(
+    ("module", "detail", "fix"),
+    [
+        (
+            "raise OSError('PortAudio library not found')\n",
+            "PortAudio library not found",
+            "sudo apt-get install libportaudio2",
+        ),
+        (
+            "class PortAudioError(Exception): pass\n"
+            "raise PortAudioError('Error initializing PortAudio')\n",
+            "the sound system does not start: Error initializing PortAudio",
+            "arecord -l must list a microphone; check ~/.asoundrc and /etc/asound.conf",
+        ),
+    ],
+)
+def test_sound_that_does_not_start_is_reported_without_a_traceback(
+    tmp_path, module, detail, fix
+):
+    (tmp_path / "sounddevice.py").write_text(module)
+    here = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "mla_edge", "doctor", "--root", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{here}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert f"-- sounddevice (for run): {detail}\n     {fix}\n" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_cameras_and_microphones_are_listed(tmp_path):
     assert finding(diagnose(tmp_path), "camera").status == NOTE
     assert finding(diagnose(tmp_path), "microphone").status == NOTE
@@ -68,11 +104,46 @@ def test_a_board_is_described(tmp_path):
     assert finding(diagnosis, "jetpack").detail == "JetPack 5.1.2 (L4T 35.4.1)"
     assert finding(diagnosis, "memory").detail == "31169 MB"
     assert finding(diagnosis, "power mode").detail == "7 MODE_15W_DESKTOP"
-    tensorrt = finding(diagnosis, "tensorrt")
-    assert (tensorrt.status, tensorrt.fix) == (
-        MISSING,
+    assert finding(diagnosis, "tensorrt").detail == "TensorRT 8.5.2"
+
+
+def test_what_only_engines_need_is_a_note(tmp_path):
+    diagnosis = diagnose(make_agx_xavier(tmp_path))
+    binding, pycuda = finding(diagnosis, "tensorrt for Python"), finding(diagnosis, "pycuda")
+    assert (binding.status, binding.fix) == (
+        NOTE,
         "python3.8 -m venv --system-site-packages .venv",
     )
+    assert (pycuda.status, pycuda.fix) == (NOTE, "pip install 'mla-edge[jetson]'")
+    assert "run does not need it yet" in pycuda.detail
+
+
+def test_a_board_with_another_jetpack_than_its_profile_is_warned(tmp_path):
+    root = make_board(
+        tmp_path,
+        compatible=["nvidia,p3767-0005", "nvidia,tegra234"],
+        jetpack="5",
+        memory_kb=7_800_000,
+    )
+    words = CliRunner().invoke(app, ["doctor", "--root", str(root)]).stdout
+    assert (
+        "jetpack: warning: JetPack 5.1.2 (L4T 35.4.1), but profile orin-nano is for JetPack 6.2"
+    ) in words
+    assert "tensorrt: warning: TensorRT 8.5.2, but profile orin-nano is for 10.3" in words
+    assert "write a profile of your own" in words
+
+
+def test_a_board_without_a_profile_shows_its_jetpack_too(tmp_path):
+    root = make_board(
+        tmp_path,
+        compatible=["nvidia,p9999-0001", "nvidia,tegra999"],
+        jetpack="6",
+        memory_kb=7_800_000,
+    )
+    diagnosis = diagnose(root)
+    assert "no profile fits it" in finding(diagnosis, "board").detail
+    assert finding(diagnosis, "jetpack").detail == "JetPack 6.2 (L4T 36.4.3)"
+    assert finding(diagnosis, "tensorrt").detail == "TensorRT 10.3.0.30"
 
 
 def test_a_board_that_is_not_supported_cannot_run(tmp_path):
@@ -94,7 +165,8 @@ def test_a_board_without_jetpack_s_tensorrt_is_told_how_to_get_it(tmp_path):
         jetpack="",
         memory_kb=7_800_000,
     )
-    assert finding(diagnose(root), "tensorrt").fix == "sudo apt-get install nvidia-jetpack"
+    found = finding(diagnose(root), "tensorrt")
+    assert (found.status, found.fix) == (NOTE, "sudo apt-get install nvidia-jetpack")
 
 
 def test_the_command_says_it_in_words_and_in_json(tmp_path, monkeypatch):
