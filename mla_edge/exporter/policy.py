@@ -133,11 +133,15 @@ def samples_needed(max_loss: float) -> int:
 
 
 def binomial_cdf(successes: int, trials: int, chance: float) -> float:
-    """P(X ≤ successes) of a binomial distribution."""
-    return sum(
-        math.comb(trials, k) * chance**k * (1.0 - chance) ** (trials - k)
+    """P(X ≤ successes) of a binomial distribution with 0 < ``chance`` < 1."""
+    # In logs: the coefficients of a thousand trials and more are larger than a float.
+    yes, no = math.log(chance), math.log1p(-chance)
+    whole = math.lgamma(trials + 1)
+    terms = (
+        whole - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * yes + (trials - k) * no
         for k in range(successes + 1)
     )
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

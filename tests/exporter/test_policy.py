@@ -44,6 +44,12 @@ def test_the_binomial_is_exact():
     assert binomial_cdf(3, 3, 0.5) == pytest.approx(1.0)
 
 
+def test_the_binomial_of_many_trials_does_not_overflow():
+    assert binomial_cdf(300, 2000, 0.15) == pytest.approx(0.5154, abs=1e-3)
+    assert binomial_cdf(300, 2000, 0.01) == pytest.approx(1.0)
+    assert binomial_cdf(0, 2000, 0.01) == pytest.approx(0.99**2000)
+
+
 def test_too_few_samples_allow_no_threshold():
     needed = samples_needed(0.01)
     assert binomial_cdf(0, needed, 0.01) <= 0.1 < binomial_cdf(0, needed - 1, 0.01)
