@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterator, Mapping
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "golden.npz"
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,  # encrypted, or compressed in a way that zipfile does not know
+    AttributeError,  # numpy reads one array, not a zip of them: it is no context manager,
+    TypeError,  # which Python calls an AttributeError up to 3.10, a TypeError from 3.11 on
+)
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,9 @@ def read_golden(path: Path) -> Golden:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             inputs = {name[6:]: arrays[name] for name in arrays if name.startswith("input.")}
             logits = {name[7:]: arrays[name] for name in arrays if name.startswith("logits.")}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise BundleError(f"{path}: cannot be read: {error}", hint=again) from error
-    counts = {len(stacked) for stacked in (*inputs.values(), *logits.values())}
-    if not inputs or not logits or len(counts) != 1 or counts == {0}:
+    counts = {stacked.shape[:1] for stacked in (*inputs.values(), *logits.values())}
+    if not inputs or not logits or len(counts) != 1 or counts <= {(), (0,)}:
         raise BundleError(f"{path}: holds no complete golden samples", hint=again)
     return Golden(inputs, logits)
