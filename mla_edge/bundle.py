@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,8 @@ from mla_edge.signals import InputSpec, Tier
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+SEAL = "manifest_sha256"
+"""Of everything else in the manifest, so that a change of a label or threshold is seen."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Bundle:
         """Write ``bundle.json`` at once: a reader sees the old one or the new one, whole."""
         manifest = asdict(self)
         del manifest["folder"]
-        text = json.dumps({"format": FORMAT, **manifest}, indent=2, sort_keys=True)
+        manifest = {"format": FORMAT, **manifest}
+        manifest[SEAL] = _seal(manifest)
+        text = json.dumps(manifest, indent=2, sort_keys=True)
         write_atomically(self.folder / MANIFEST, (text + "\n").encode())
 
     @classmethod
@@ -80,33 +85,41 @@ class Bundle:
             raise BundleError(
                 f"{path}: format {found!r}, this version reads format {FORMAT}", hint=again
             )
+        if manifest.get(SEAL) != _seal(manifest):
+            raise BundleError(
+                f"{path}: was changed since it was exported ({SEAL} does not match)", hint=again
+            )
         try:
             bundle = cls(
                 folder=Path(folder),
                 name=_text(manifest["name"]),
                 network=_text(manifest["network"]),
                 profile=_text(manifest["profile"]),
-                labels=tuple(_text(label) for label in manifest["labels"]),
-                inputs=tuple(_input(spec) for spec in manifest["inputs"]),
-                tiers=tuple(_tier(tier) for tier in manifest["tiers"]),
+                labels=_texts(manifest["labels"]),
+                inputs=tuple(_input(spec) for spec in _list(manifest["inputs"])),
+                tiers=tuple(_tier(tier) for tier in _list(manifest["tiers"])),
                 policy=_policy(manifest["policy"]),
                 created=_text(manifest["created"]),
                 provenance=dict(manifest["provenance"]),
                 files={_inside(name, path): _text(h) for name, h in manifest["files"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise BundleError(f"{path}: {what}", hint=again) from error
-        if not (bundle.labels and bundle.inputs and bundle.tiers):
-            raise BundleError(f"{path}: names no labels, inputs or tiers", hint=again)
         for tier in bundle.tiers:
             if os.path.basename(tier.name) != tier.name:
                 raise BundleError(f"{path}: tier {tier.name!r} leaves the bundle", hint=again)
         return bundle
 
     def check_hashes(self) -> None:
-        """Compare every file with its sha256; BundleError names the first that differs."""
+        """Compare every file with its sha256; BundleError names the first that differs.
+
+        So it does with a graph that no sha256 is of.
+        """
         again = f"export it again: mla-edge export … --out {self.folder.parent}"
+        for graph in (self.graph(t.name, cpu=cpu) for t in self.tiers for cpu in (False, True)):
+            if graph.relative_to(self.folder).as_posix() not in self.files:
+                raise BundleError(f"{graph}: is not in the bundle's list of files", hint=again)
         for name, expected in sorted(self.files.items()):
             path = self.folder / name
             try:
@@ -151,21 +164,61 @@ def _text(value: Any) -> str:
     return value
 
 
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise TypeError(f"expected a list of one or more, found {value!r}")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_text(each) for each in _list(value))
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise TypeError(f"expected a whole number above 0, found {value!r}")
+    return value
+
+
+def _finite(value: Any) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise TypeError(f"expected a finite number, found {value!r}")
+    return float(value)
+
+
 def _input(spec: Mapping[str, Any]) -> InputSpec:
-    shape = tuple(int(n) for n in spec["shape"])
-    return InputSpec(_text(spec["name"]), _text(spec["kind"]), shape, spec.get("rate_hz"))
+    rate_hz = spec.get("rate_hz")
+    return InputSpec(
+        _text(spec["name"]),
+        _text(spec["kind"]),
+        tuple(_whole(size) for size in _list(spec["shape"])),
+        None if rate_hz is None else _whole(rate_hz),
+    )
 
 
 def _tier(tier: Mapping[str, Any]) -> Tier:
-    return Tier(_text(tier["name"]), tuple(tier["inputs"]), tuple(tier["outputs"]))
+    return Tier(_text(tier["name"]), _texts(tier["inputs"]), _texts(tier["outputs"]))
+
+
+def _mode(values: Mapping[str, Any]) -> ModePolicy:
+    temperature = _finite(values["temperature"])
+    if temperature <= 0:
+        raise ValueError(f"expected a temperature above 0, found {temperature}")
+    return ModePolicy(temperature, _finite(values["threshold"]))
 
 
 def _policy(policy: Mapping[str, Any]) -> RouterPolicy:
-    modes = {
-        mode: ModePolicy(float(values["temperature"]), float(values["threshold"]))
-        for mode, values in policy["modes"].items()
-    }
-    return RouterPolicy(modes, dict(policy["cost_ms"]), _text(policy["measured_on"]))
+    modes = {mode: _mode(values) for mode, values in policy["modes"].items()}
+    cost_ms = {tier: _finite(cost) for tier, cost in policy["cost_ms"].items()}
+    return RouterPolicy(modes, cost_ms, _text(policy["measured_on"]))
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The sha256 of ``manifest`` without its seal, whatever its order and spaces."""
+    rest = {key: value for key, value in manifest.items() if key != SEAL}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _inside(name: str, manifest: Path) -> str:

@@ -1,5 +1,6 @@
 """``inspect`` and ``verify`` on real, small bundles, whole and broken in every way we know."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save_model
 from typer.testing import CliRunner
 
-from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy, sha256_of
+from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy, _seal, sha256_of
 from mla_edge.cli import app
 from mla_edge.engines.verification import measure, verify
 from mla_edge.errors import BundleError
@@ -164,7 +165,116 @@ def resealed(change, **changes):
     return broken
 
 
+def manifest_with(*, sealed_again, change):
+    """Change the manifest itself, as an editor would, or as one who knows how to seal it."""
+
+    def broken(bundle):
+        path = bundle.folder / "bundle.json"
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        if sealed_again:
+            manifest["manifest_sha256"] = _seal(manifest)
+        path.write_text(json.dumps(manifest))
+
+    return broken
+
+
+def put(*keys, value):
+    """Put ``value`` where ``keys`` lead to in the manifest, which is then sealed again."""
+
+    def change(manifest):
+        for key in keys[:-1]:
+            manifest = manifest[key]
+        manifest[keys[-1]] = value
+
+    return manifest_with(sealed_again=True, change=change)
+
+
+def put_outside(bundle):
+    """A graph that is a link to a file elsewhere; its hash is right."""
+    path = bundle.folder / "graphs" / "full.onnx"
+    outside = bundle.folder.parent / "outside.onnx"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
 BROKEN = {
+    "labels that were swapped": (
+        manifest_with(sealed_again=False, change=lambda m: m["labels"].reverse()),
+        "bundle.json: was changed",
+    ),
+    "a threshold that was changed": (
+        manifest_with(
+            sealed_again=False,
+            change=lambda m: m["policy"]["modes"]["values"].update(threshold=0.1),
+        ),
+        "bundle.json: was changed",
+    ),
+    "a profile that was changed": (
+        manifest_with(sealed_again=False, change=lambda m: m.update(profile="orin-nano")),
+        "bundle.json: was changed",
+    ),
+    "no seal": (
+        manifest_with(sealed_again=False, change=lambda m: m.pop("manifest_sha256")),
+        "bundle.json: was changed",
+    ),
+    "inputs that the graphs do not take": (
+        put("inputs", 0, "shape", value=[1, 5]),
+        "takes 'values' as (1, 4), but it is (1, 5)",
+    ),
+    "a threshold beyond all floats": (
+        put("policy", "modes", "values", "threshold", value=10**400),
+        "bundle.json: ",
+    ),
+    "a label too many": (put("labels", value=["a", "b", "c", "d"]), "for 4 labels"),
+    "labels that are one text": (put("labels", value="abc"), "expected a list"),
+    "a label that is a number": (put("labels", 0, value=0), "expected text, found 0"),
+    "no tiers": (put("tiers", value=[]), "expected a list of one or more"),
+    "inputs that are a table": (put("inputs", value={}), "expected a list"),
+    "a tier's inputs that are one text": (
+        put("tiers", 0, "inputs", value="values"),
+        "expected a list of one or more, found 'values'",
+    ),
+    "a tier's output that is a number": (
+        put("tiers", 0, "outputs", value=["logits", 3]),
+        "expected text, found 3",
+    ),
+    "a tier without outputs": (put("tiers", 1, "outputs", value=[]), "expected a list"),
+    "a rate that is a text": (
+        put("inputs", 0, "rate_hz", value="8000"),
+        "expected a whole number above 0, found '8000'",
+    ),
+    "a rate that is broken": (put("inputs", 0, "rate_hz", value=0.5), "whole number"),
+    "a shape with a zero": (put("inputs", 0, "shape", value=[1, 0]), "whole number"),
+    "a shape that is a text": (put("inputs", 0, "shape", value="14"), "expected a list"),
+    "a temperature of 0": (
+        put("policy", "modes", "values", "temperature", value=0),
+        "expected a temperature above 0",
+    ),
+    "a temperature that is NaN": (
+        put("policy", "modes", "values", "temperature", value=float("nan")),
+        "expected a finite number, found nan",
+    ),
+    "a threshold that is infinite": (
+        put("policy", "modes", "values", "threshold", value=float("inf")),
+        "expected a finite number, found inf",
+    ),
+    "a threshold that is a text": (
+        put("policy", "modes", "values", "threshold", value="0.5"),
+        "expected a finite number, found '0.5'",
+    ),
+    "a cost that is a text": (
+        put("policy", "cost_ms", "lite", value="little"),
+        "expected a finite number, found 'little'",
+    ),
+    "modes that are a list": (put("policy", "modes", value=[1]), "bundle.json: "),
+    "a file above the folder": (put("files", "../x", value="0"), "'../x' leaves the bundle"),
+    "a file by its whole path": (put("files", "/etc/x", value="0"), "leaves the bundle"),
+    "a link out of the folder": (put_outside, "'graphs/full.onnx' leaves the bundle"),
+    "a tier in another folder": (
+        put("tiers", 0, "name", value="a/b"),
+        "tier 'a/b' leaves the bundle",
+    ),
     "a file that was changed": (
         edit("graphs/full.onnx", lambda b: b + b"x"),
         "full.onnx: sha256",
@@ -243,6 +353,35 @@ def test_golden_arrays_of_unequal_length_are_refused(tmp_path):
     write_golden(tmp_path / FILE, Golden({"x": np.zeros((2, 1))}, {"only": np.eye(3)}))
     with pytest.raises(BundleError, match="holds no complete golden samples"):
         read_golden(tmp_path / FILE)
+
+
+def test_golden_samples_whose_compression_is_damaged_are_refused(tmp_path):
+    path = tmp_path / FILE
+    write_golden(path, Golden({"x": np.arange(3000.0)[:, None]}, {"only": np.ones((3000, 2))}))
+    whole = path.read_bytes()
+    for place in range(40, len(whole), 97):
+        path.write_bytes(
+            whole[:place] + bytes(b ^ 0xFF for b in whole[place:][:8]) + whole[place + 8 :]
+        )
+        with contextlib.suppress(BundleError):
+            assert read_golden(path).logits["only"].shape[1:] == (2,)
+    path.write_bytes(whole[:60] + b"\xff" * 20 + whole[80:])
+    with pytest.raises(BundleError, match="golden.npz: cannot be read"):
+        read_golden(path)
+
+
+def test_one_array_is_not_golden_samples(tmp_path):
+    with (tmp_path / FILE).open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(BundleError, match="golden.npz: cannot be read"):
+        read_golden(tmp_path / FILE)
+
+
+def test_the_order_and_spaces_of_a_manifest_do_not_matter(bundle):
+    path = bundle.folder / "bundle.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(list(manifest.items()))), indent=8))
+    assert Bundle.read(bundle.folder) == bundle
 
 
 def test_a_nan_agrees_with_nothing():

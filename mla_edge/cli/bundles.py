@@ -31,11 +31,13 @@ def inspect(bundle: Folder, as_json: AsJson = False) -> None:
 
 def verify(bundle: Folder, as_json: AsJson = False) -> None:
     """Prove a bundle on this machine: hashes, every graph loads, golden samples agree."""
+    import mla_edge
     from mla_edge.engines.verification import verify as prove
 
     try:
         opened = Bundle.read(bundle)
         checks = prove(opened)
+        mla_edge.load(bundle).close()  # what is proven must also run
     except BundleError as error:
         if as_json:
             typer.echo(json.dumps({"ok": False, "problem": str(error), "checks": []}))

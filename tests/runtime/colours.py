@@ -86,13 +86,10 @@ def make_bundle(folder, tiers=(LITE, FULL), **changes):
         provenance={},
         files={},
     )
-    for tier in tiers:
-        write_graph(
-            bundle.graph(tier.name, cpu=True), tier, scale=6 if tier.name == "lite" else 18
-        )
-    files = {
-        f"graphs/{t.name}.cpu.onnx": sha256_of(bundle.graph(t.name, cpu=True)) for t in tiers
-    }
+    graphs = {bundle.graph(t.name, cpu=cpu): t for t in tiers for cpu in (True, False)}
+    for path, tier in graphs.items():
+        write_graph(path, tier, scale=6 if tier.name == "lite" else 18)
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in graphs}
     bundle = replace(bundle, files=files, **changes)
     bundle.write()
     return bundle

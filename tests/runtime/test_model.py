@@ -165,6 +165,21 @@ def test_a_changed_graph_is_refused(small_bundle):
         mla_edge.load(small_bundle.folder)
 
 
+@pytest.mark.parametrize("graph", ["graphs/full.cpu.onnx", "graphs/full.onnx"])
+def test_a_graph_that_no_hash_covers_is_refused(small_bundle, graph):
+    files = {name: sha for name, sha in small_bundle.files.items() if name != graph}
+    replace(small_bundle, files=files).write()
+    with pytest.raises(BundleError, match=f"{graph}: is not in the bundle's list of files"):
+        mla_edge.load(small_bundle.folder)
+
+
+def test_a_manifest_that_was_changed_is_refused(small_bundle):
+    path = small_bundle.folder / "bundle.json"
+    path.write_text(path.read_text().replace('"red"', '"pink"'))
+    with pytest.raises(BundleError, match="bundle.json: was changed"):
+        mla_edge.load(small_bundle.folder)
+
+
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(BundleError, match="not a bundle"):
         mla_edge.load(tmp_path)
