@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
+import pickle
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Callable
 
-from mla_edge.errors import ConfigError, MissingDependency
+from mla_edge.errors import ConfigError, MissingDependency, MlaEdgeError
 from mla_edge.signals import InputSpec, Sample, Tier
 
 try:
@@ -26,6 +29,15 @@ except ImportError as error:
 SampleSource = Callable[[str, int, int], "list[Sample]"]
 """``samples(split, count, seed)``: splits are train, calibrate, tune and test; the signals of
 each sample carry the label as their ``truth``."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# What building a network raises when its code is wrong, or when its weights are missing, cut
+# off, or of another network.
+_BUILDING = (
+    TypeError, AttributeError, NameError, ValueError, RuntimeError, ArithmeticError,
+    AssertionError, LookupError, ImportError, OSError, EOFError, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,14 +108,18 @@ def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Net
             f"{place} has no function {function!r}",
             hint=f"it has: {', '.join(known) or 'no public function'}",
         )
+    given = {} if data is None else {"data": data}
+    _check_arguments(ref, make, given)
     try:
-        network = make() if data is None else make(data=data)
-    except TypeError as error:
-        if data is None:
+        network = make(**given)
+    except Exception as error:
+        # safetensors raises a class of its own, derived from Exception alone
+        foreign = type(error).__name__ == "SafetensorError"
+        if isinstance(error, MlaEdgeError) or not (foreign or isinstance(error, _BUILDING)):
             raise
         raise ConfigError(
-            f"{ref} does not take data=…: {error}",
-            hint="leave --data away, or give the function a `data` argument",
+            f"{ref} does not build: {type(error).__name__}: {error}{_place_of(error)}",
+            hint="are its weights whole, and of this network? Call it in Python to see",
         ) from error
     return check_network(network, ref)
 
@@ -120,6 +136,8 @@ def check_network(network: Any, ref: str) -> Network:
     ):  # fmt: skip
         if not values:
             raise ConfigError(f"{ref}: the network has no {what}", hint=f"name its {what}")
+    _check_kinds(network, ref)
+    _check_names(network, ref)
     known = {spec.name for spec in network.inputs}
     if len(network.inputs) > 1:
         known.add("present")
@@ -144,6 +162,95 @@ def check_network(network: Any, ref: str) -> Network:
     return network
 
 
+def _check_kinds(network: Network, ref: str) -> None:
+    """ConfigError for parts of another kind than a Network has."""
+    parts: tuple[tuple[str, Any, type], ...] = (
+        ("labels", network.labels, str),
+        ("inputs", network.inputs, InputSpec),
+        ("tiers", network.tiers, TierNetwork),
+    )
+    for what, values, kind in parts:
+        if not isinstance(values, (tuple, list)) or not all(
+            isinstance(value, kind) for value in values
+        ):
+            raise ConfigError(
+                f"{ref}: its {what} are {values!r}", hint=f"give a tuple of {kind.__name__}"
+            )
+    for part in network.tiers:
+        if not isinstance(part.tier, Tier) or not isinstance(part.module, torch.nn.Module):
+            raise ConfigError(
+                f"{ref}: a tier has a {type(part.tier).__name__} and a "
+                f"{type(part.module).__name__}",
+                hint="TierNetwork takes a Tier and a torch.nn.Module",
+            )
+    if not callable(network.samples):
+        raise ConfigError(
+            f"{ref}: its samples are {network.samples!r}",
+            hint="give a function samples(split, count, seed)",
+        )
+
+
+def _check_names(network: Network, ref: str) -> None:
+    """ConfigError for names that no file or graph can have, and for doubles."""
+    inputs = [spec.name for spec in network.inputs]
+    outputs = [name for p in network.tiers for name in p.tier.outputs if name != "logits"]
+    named = (
+        ("network", [network.name]),
+        ("tier", [part.tier.name for part in network.tiers]),
+        ("input or output", [*inputs, *outputs]),
+    )
+    for what, names in named:
+        for name in names:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{ref}: no {what} can be called {name!r}",
+                    hint="letters, digits, '.', '_' and '-', a letter or digit first",
+                )
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"{ref}: more than one {what} is called {name!r}",
+                    hint="give each a name of its own",
+                )
+    if len(set(network.labels)) != len(network.labels):
+        raise ConfigError(
+            f"{ref}: two labels are equal: {', '.join(network.labels)}",
+            hint="give each class a label of its own",
+        )
+    for reserved in {"present", "logits"} & {*inputs, *outputs}:
+        raise ConfigError(
+            f"{ref}: {reserved!r} is a name of mla-edge's own", hint="call it something else"
+        )
+
+
+def _check_arguments(ref: str, make: Callable[..., Any], given: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # written in C; calling it will tell
+        return
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        if given and "data" not in signature.parameters:
+            raise ConfigError(
+                f"{ref} does not take data=…: {error}",
+                hint="leave --data away, or give the function a `data` argument",
+            ) from error
+        raise ConfigError(
+            f"{ref} cannot be called: {error}",
+            hint="give every argument but `data` a default: it is called without them",
+        ) from error
+
+
+def _place_of(error: BaseException) -> str:
+    """Where it was raised, to find it without a traceback."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})"
+
+
 def _function_hint(ref: str) -> str:
     if ref.endswith((".pt", ".pth", ".onnx", ".safetensors", ".ckpt")):
         return (
@@ -166,9 +273,12 @@ def _import_file(path: Path) -> Any:
     sys.path.insert(0, folder)  # the file may import what lies beside it
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
+    except MlaEdgeError:
+        raise
+    except (*_BUILDING, SyntaxError, SystemExit) as error:
         raise ConfigError(
-            f"{path}: cannot be imported: {error}", hint="run it with python to see why"
+            f"{path}: cannot be imported: {type(error).__name__}: {error}",
+            hint="run it with python to see why",
         ) from error
     finally:
         sys.path.remove(folder)
@@ -178,8 +288,10 @@ def _import_file(path: Path) -> Any:
 def _import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except MlaEdgeError:
+        raise
+    except (*_BUILDING, SyntaxError, SystemExit) as error:
         raise ConfigError(
-            f"{name}: cannot be imported: {error}",
+            f"{name}: cannot be imported: {type(error).__name__}: {error}",
             hint="is the package installed here, and is its name right?",
         ) from error

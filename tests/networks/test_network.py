@@ -26,6 +26,24 @@ def make():
 def broken():
     return 7
 
+def wants(size):
+    return size
+
+def fails(kind):
+    raise kind("the weights are gone")
+
+def type_error(data=None):
+    return "a" + 1
+
+def wrong_type(): fails(TypeError)
+def attribute(): fails(AttributeError)
+def name(): return no_such_name
+def value(): fails(ValueError)
+def runtime(): torch.zeros(2) @ torch.zeros(3)
+def arithmetic(): return 1 / 0
+def assertion(): assert False, "never"
+def disk(): open("/nowhere/weights.pt")
+
 answer = 42
 """
 
@@ -83,6 +101,86 @@ def test_a_file_with_an_error_is_named(tmp_path):
 def test_a_network_without_data_refuses_it(file):
     with pytest.raises(ConfigError, match="does not take data"):
         load_network(f"{file}:make", data="somewhere")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("wrong_type", "TypeError: the weights are gone"),
+        ("attribute", "AttributeError: the weights"),
+        ("name", "NameError: name 'no_such_name'"),
+        ("value", "ValueError: the weights"),
+        ("runtime", "RuntimeError: "),
+        ("arithmetic", "ZeroDivisionError: division by zero"),
+        ("assertion", "AssertionError: never"),
+        ("disk", "FileNotFoundError: .*/nowhere/weights.pt"),
+    ],
+)
+def test_what_a_function_raises_is_told_with_its_place(file, function, message):
+    with pytest.raises(ConfigError, match=f"{function} does not build: {message}") as caught:
+        load_network(f"{file}:{function}")
+    assert "mine.py, line " in str(caught.value)
+    assert "Call it in Python" in caught.value.hint
+
+
+def test_a_function_that_wants_more_is_told_apart_from_one_that_fails(file):
+    with pytest.raises(ConfigError, match="cannot be called: .*'size'") as caught:
+        load_network(f"{file}:wants")
+    assert "a default" in caught.value.hint
+    with pytest.raises(ConfigError, match="type_error does not build: TypeError"):
+        load_network(f"{file}:type_error", data="somewhere")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("nothing.at_all", "NameError"),
+        ("import no_such_package", "ModuleNotFoundError"),
+        ("import sys; sys.exit('usage: mine.py FILE')", "SystemExit: usage"),
+        ("open('/nowhere/config')", "FileNotFoundError"),
+        ("assert False", "AssertionError"),
+    ],
+)
+def test_what_a_file_raises_while_it_is_imported_is_told(tmp_path, line, message):
+    path = tmp_path / "bad.py"
+    path.write_text(line + "\n")
+    with pytest.raises(ConfigError, match=rf"bad\.py: cannot be imported: {message}"):
+        load_network(f"{path}:make")
+
+
+IMU = InputSpec("imu", "tensor", (1, 6))
+
+
+def tier_called(name, inputs=("imu",), outputs=("logits",)):
+    return TierNetwork(Tier(name, inputs, outputs), torch.nn.Linear(6, 2).eval())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "../up"}, "no network can be called '../up'"),
+        ({"name": ""}, "no network can be called ''"),
+        ({"name": None}, "no network can be called None"),
+        ({"tiers": (tier_called("a/b"),)}, "no tier can be called 'a/b'"),
+        ({"tiers": (tier_called("a"), tier_called("a"))}, "more than one tier is called 'a'"),
+        ({"tiers": (tier_called("a", outputs=("logits", "imu")),)}, "is called 'imu'"),
+        ({"tiers": (tier_called("a", outputs=("logits", "f x")),)}, "can be called 'f x'"),
+        ({"tiers": (torch.nn.Linear(6, 2),)}, "its tiers are"),
+        ({"tiers": (TierNetwork(Tier("a", ("imu",), ("logits",)), len),)}, "a tier has a Tier"),
+        ({"inputs": (InputSpec("-imu", "tensor", (1, 6)),)}, "can be called '-imu'"),
+        ({"inputs": (IMU, IMU)}, "more than one input or output is called 'imu'"),
+        ({"inputs": (IMU, InputSpec("present", "tensor", (1, 6)))}, "of mla-edge's own"),
+        ({"labels": "ab"}, "its labels are 'ab'"),
+        ({"labels": ("a", 1)}, "its labels are"),
+        ({"labels": ("a", "a")}, "two labels are equal"),
+        ({"samples": None}, "its samples are None"),
+    ],
+)
+def test_names_and_parts_that_no_bundle_can_have_are_refused(tiny, changes, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_network(dataclasses.replace(tiny, **changes), "mine")
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
