@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-pytest.importorskip("sounddevice")
+try:
+    import sounddevice
+except (ImportError, OSError) as error:  # OSError: there is no PortAudio
+    pytest.skip(f"sounddevice cannot be imported: {error}", allow_module_level=True)
 
 OPEN = (
     "from mla_edge.errors import MlaEdgeError\n"
@@ -57,7 +60,7 @@ def test_without_portaudio_it_says_what_to_install():
 def test_without_sounddevice_it_says_what_to_install():
     words = said("default", before="import sys\nsys.modules['sounddevice'] = None\n")
     assert words.startswith("MissingDependency 3 sounddevice is not installed")
-    assert "pip install 'mla-edge[mic]'" in words
+    assert "pip install 'mla-edge[run]'" in words
 
 
 def test_a_broken_sound_system_is_named(tmp_path):
@@ -66,3 +69,27 @@ def test_a_broken_sound_system_is_named(tmp_path):
     words = said("default", ALSA_CONFIG_PATH=str(path))
     assert words.startswith("CaptureError 6 ")
     assert "arecord -l" in words
+
+
+def test_a_microphone_that_another_program_uses_is_explained():
+    from mla_edge.runtime.microphone import explain
+
+    error = explain(
+        "USB",
+        sounddevice.PortAudioError("Error opening InputStream: Device unavailable", -9985),
+    )
+    assert str(error) == "the microphone USB is in use by another program"
+    assert error.hint == "fuser -v /dev/snd/* says which; end it"
+    assert error.exit_code == 6
+
+
+def test_a_microphone_that_is_gone_and_one_that_fails_are_explained():
+    from mla_edge.runtime.microphone import explain, list_microphones
+
+    gone = explain("USB", sounddevice.PortAudioError("Error querying device 3"))
+    assert str(gone) == "no microphone 'USB'"
+    failing = explain("USB", sounddevice.PortAudioError("Unanticipated host error", -9999))
+    assert str(failing).startswith(
+        "the microphone USB does not start: Unanticipated host error"
+    )
+    assert gone.hint == failing.hint == list_microphones()
