@@ -2,11 +2,14 @@
 
     python benchmarks/overhead.py bundles/digits-host --seconds 10
 
-A tick is from the frame's arrival in ``run`` to the decision: reading sound, preprocessing,
-routing, making the prediction. Engines are timed apart, and so is the source: the simulator
-draws its pictures when they are read, which a camera's own thread would do. What is left is the
-overhead; where other programs want the processor too, its CPU time is what to look at. The
-camera's picture is 640 x 480.
+A tick is one ``next`` of ``run``, from asking for a decision to having it: polling the sources,
+waiting for news, preprocessing, routing, making the prediction. Two things are timed apart and
+subtracted: the engines, and each source's own ``read``, waiting inside it included, for the
+simulator draws its pictures and makes its sound there. What a real camera or microphone adds
+(decoding on its thread, the conversion to RGB and the copy of the sound in ``read``) is therefore
+not in the figure, and neither is what the caller does with the decision. Pauses of the loop
+between two reads are in the wall time, not in the CPU time; where other programs want the
+processor too, the CPU time is what to look at. The camera's picture is 640 x 480.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class TimedSource:
 
 
 def ticks(bundle: Bundle, seconds: float, threads: int) -> Iterator[tuple[float, float, float]]:
-    """Seconds of each tick: in engines; in neither engines nor sources; that as CPU time."""
+    """Seconds of each tick: in engines; in neither engines nor reads; that as CPU time."""
     engines, others = Stopwatch(), Stopwatch()
     timed = {
         tier.name: TimedEngine(
