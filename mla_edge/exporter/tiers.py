@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fnmatch
 import json
@@ -23,7 +24,13 @@ from mla_edge.exporter.job import HeldBack, Job
 from mla_edge.exporter.onnx_graph import load_model, to_onnx
 from mla_edge.exporter.operators import check_operators
 from mla_edge.exporter.pruning import prune
-from mla_edge.exporter.quantization import calibrate, check_samples, quantize
+from mla_edge.exporter.quantization import (
+    calibrate,
+    check_samples,
+    find_layers,
+    quantize,
+    structure_of,
+)
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.recipe import TierRecipe
 from mla_edge.exporter.runs import machine, measure_costs, open_engines, run_tiers
@@ -34,9 +41,9 @@ from mla_edge.exporter.steps import (
 )
 from mla_edge.exporter.tensorrt_check import BuildReport, verify_tensorrt
 from mla_edge.networks import TierNetwork
+from mla_edge.networks.lora import LoRALinear, merge_lora
 from mla_edge.signals import Tensors, TensorSpec
 
-GOLDEN_SAMPLES = 12
 _SLOWER = 1.1  # an INT8 graph may be this much slower than float before float is taken
 
 
@@ -143,6 +150,7 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
         for step in (step for step, was_needed in done if was_needed):
             steps.reused(step, name)
         return entry
+    part = _without_adapters(part)
     module, shrunk = _shrink(job, part, how) if shrinks else (part.module, _whole(part.module))
     with steps.step("to_onnx", name):
 
@@ -160,11 +168,15 @@ def quantize_tier(job: Job, part: TierNetwork, float_graph: Path) -> tuple[Path,
     """A folder with ``tensorrt.onnx`` and ``cpu.onnx``, and where the ranges came from."""
     name, network = part.tier.name, job.network
     how = job.recipe.tier(name)
-    shipped = None
-    if not job.own_samples:
-        shipped = find_ranges(network, name, how)
+    said = f"calibration set {job.calibration.spec.name}"
+    shipped = None if job.own_samples else find_ranges(network, name, how)
+    ranges = Ranges.from_json(shipped["ranges"]) if shipped else None
+    if ranges and ranges.structure != structure_of(find_layers(load_model(float_graph))):
+        said += "; the shipped ranges do not fit this graph (other versions of onnx, onnxslim?)"
+        shipped = ranges = None
+    elif shipped:
+        said = shipped["source"]
     origin = shipped["samples_sha256"] if shipped else job.calibration.sha256
-    said = shipped["source"] if shipped else f"calibration set {job.calibration.spec.name}"
     int8_weights = _takes_int8_weights(job.profile.tensorrt)
     key = hash_of(
         "quantize", job.base, sha256_of(float_graph), how.keep_float, origin, int8_weights
@@ -175,20 +187,16 @@ def quantize_tier(job: Job, part: TierNetwork, float_graph: Path) -> tuple[Path,
         return entry, said
     with job.steps.step("quantize", name):
         job.steps.note(f"ranges: {said}")
-        if shipped:
-            ranges = Ranges.from_json(shipped["ranges"])
-        else:
-            ranges = calibrate(float_graph, calibration_feeds(job, part))
-
+        taken = ranges or calibrate(float_graph, calibration_feeds(job, part))
         kept = _matching(float_graph, how.keep_float)
 
         def make(folder: Path) -> None:
             for style in ("tensorrt", "cpu"):
                 quantize(
-                    float_graph, folder / f"{style}.onnx", ranges,
+                    float_graph, folder / f"{style}.onnx", taken,
                     style=style, keep_float=kept, int8_weights=int8_weights,
                 )  # fmt: skip
-            _write(folder / "ranges.json", json.dumps(ranges.to_json()))
+            _write(folder / "ranges.json", json.dumps(taken.to_json()))
 
         return job.cache.store(key, make), said
 
@@ -310,6 +318,13 @@ def _shrink(
             job.steps.note(f"{taught.steps} steps, loss {taught.first_loss:.3f} → "
                            f"{taught.last_loss:.3f}")  # fmt: skip
     return pruned.module, shrunk
+
+
+def _without_adapters(part: TierNetwork) -> TierNetwork:
+    """The tier with its low-rank adapters merged: pruning and TensorRT see plain layers."""
+    if not any(isinstance(module, LoRALinear) for module in part.module.modules()):
+        return part
+    return dataclasses.replace(part, module=merge_lora(copy.deepcopy(part.module)))
 
 
 def _whole(module: torch.nn.Module) -> dict[str, Any]:

@@ -58,7 +58,10 @@ def add_lora(
 
 def merge_lora(network: nn.Module) -> nn.Module:
     """Replace every adapted layer of ``network`` by the plain layer it amounts to."""
-    adapted = [(n, m) for n, m in network.named_modules() if isinstance(m, LoRALinear)]
+    if isinstance(network, LoRALinear):
+        return network.merged().train(network.training)
+    every = network.named_modules(remove_duplicate=False)
+    adapted = [(n, m) for n, m in every if isinstance(m, LoRALinear)]
     for name, module in adapted:
         _replace(network, name, module.merged().train(module.training))
     return network

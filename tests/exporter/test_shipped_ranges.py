@@ -86,6 +86,24 @@ def test_an_export_without_data_gives_the_int8_of_the_real_data(
     assert without != with_files
 
 
+def test_ranges_that_do_not_fit_the_graph_give_way_to_the_calibration_set(
+    written, shipped, network, recipe, tmp_path, monkeypatch
+):
+    for path in shipped.iterdir():
+        held = json.loads(path.read_text())
+        held["entries"][0]["ranges"]["structure"] = "that of nodes with other names"
+        path.write_text(json.dumps(held))
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+    request = ExportRequest("host", "small", recipe, tmp_path / "out", max_drop=100)
+    seen = []
+    result = export(request, seen.append, cache=StepCache(tmp_path / "steps"))
+    said = "calibration set quick; the shipped ranges do not fit this graph"
+    assert all(t["ranges_from"].startswith(said) for t in result.report["tiers"])
+    notes = [event.note for event in seen if event.step == "quantize" and event.note]
+    assert len(notes) == 2
+    assert all(said in note for note in notes)
+
+
 def test_they_are_for_exactly_their_network_and_pruning(written, network):
     assert shipped_ranges.find_ranges(network, "lite", TierRecipe(prune=0.5)) is None
     assert shipped_ranges.find_ranges(network, "lite", TierRecipe(prune_heads=0.5)) is None
