@@ -39,6 +39,14 @@ def test_a_tier_that_is_not_named_is_not_pruned(tmp_path):
         ("[tiers.full]\nprune = 1.5\n", "prune is 1.5"),
         ("[tiers.full]\nprune = 'half'\n", "must be a number"),
         ("[tiers.full]\nprune = true\n", "must be a number"),
+        ("[tiers.full]\nkeep_float = [1]\n", "'keep_float' must be a list of strings"),
+        ("[tiers.full]\nkeep_float = 'head'\n", "'keep_float' must be list"),
+        ("[distillation]\nsteps = 0\n", "steps is 0"),
+        ("[distillation]\nbatch = -1\n", "batch is -1"),
+        ("[distillation]\nsamples = 0\n", "samples is 0"),
+        ("[distillation]\nlearning_rate = 0.0\n", "learning_rate is 0"),
+        ("[distillation]\nlearning_rate = nan\n", "learning_rate is nan"),
+        ("[distillation]\ntime_limit_s = -2\n", "time_limit_s is -2"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_by_name(tmp_path, text, message):
