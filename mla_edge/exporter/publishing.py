@@ -20,14 +20,22 @@ _RENAME_EXCHANGE = 2  # renameat2(2)
 
 
 @contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
-    """Around everything that writes: a full or closed disk becomes an error of ours."""
+def disk_errors(out: Path, data: Path | None = None) -> Iterator[None]:
+    """Around everything that writes: a full or closed disk becomes an error of ours.
+
+    So does a file under ``data`` that cannot be read.
+    """
     try:
         yield
     except OSError as error:
         if isinstance(error, (ConfigError, ExportError)):
             raise
         where = error.filename or out
+        if data is not None and _is_under(data, where):
+            raise ConfigError(
+                f"{where}: cannot be read: {error.strerror}",
+                hint="change its permissions, or leave it out of --data",
+            ) from error
         if error.errno in _FULL:
             raise ExportError(
                 f"{where}: {error.strerror}; nothing was published",
@@ -100,11 +108,29 @@ def publish(finished: Path, target: Path, *, keep: bool) -> Path | None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    kept = _dated(target) if keep else None
-    _exchange(finished, target)
-    if kept is not None:
+    if not keep:
+        _exchange(finished, target)
+        return None
+    kept = _dated(target)
+    new = finished.stat().st_ino
+    try:
+        # Under its lasting name before the exchange: the folder of ``finished`` is removed at
+        # the end, and an interrupt may come before the old bundle is out of it.
         os.rename(finished, kept)
+        _exchange(kept, target)
+    except BaseException:
+        if kept.exists() and kept.stat().st_ino == new:  # it was not exchanged
+            os.rename(kept, finished)
+        raise
     return kept
+
+
+def _is_under(folder: Path, where: object) -> bool:
+    if not isinstance(where, (str, os.PathLike)):
+        return False
+    whole = Path(os.path.abspath(os.fspath(where)))
+    parent = Path(os.path.abspath(folder))
+    return whole == parent or parent in whole.parents
 
 
 def _dated(target: Path) -> Path:
@@ -127,11 +153,13 @@ def _exchange(one: Path, other: Path) -> None:
     names = os.fsencode(one), os.fsencode(other)
     if rename and rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
         return
-    aside = one.with_name(one.name + ".old")
-    os.rename(other, aside)
+    # A name that a later export removes, should this process be killed in between.
+    aside = other.with_name(f".{other.name}.{os.getpid()}.partial")
     try:
+        os.rename(other, aside)
         os.rename(one, other)
+        os.rename(aside, one)
     except BaseException:
-        os.rename(aside, other)
+        if aside.exists():
+            os.rename(aside, one if other.exists() else other)
         raise
-    os.rename(aside, one)

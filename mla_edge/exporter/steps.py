@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -102,15 +102,23 @@ class StepCache:
             hashes = {path.name: sha256_of(path) for path in partial.iterdir()}
             (partial / _DONE).write_text(json.dumps(hashes), encoding="utf-8")
             entry = self._folder / key
-            shutil.rmtree(entry, ignore_errors=True)
-            os.replace(partial, entry)
+            if self.find(key) is None:
+                shutil.rmtree(entry, ignore_errors=True)
+                try:
+                    os.replace(partial, entry)
+                except OSError:
+                    if self.find(key) is None:  # not put there by an export beside this one
+                        raise
         self._forget_oldest()
         return entry
 
     def _forget_oldest(self) -> None:
-        entries = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
-        entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for entry in entries[_ENTRIES_KEPT:]:
+        entries = []
+        for path in self._folder.iterdir():
+            with suppress(FileNotFoundError):  # an export beside this one removed it
+                if not path.name.startswith("."):
+                    entries.append((path.stat().st_mtime, path))
+        for _, entry in sorted(entries, reverse=True)[_ENTRIES_KEPT:]:
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -121,8 +129,9 @@ def partial_folder(parent: Path, name: str) -> Iterator[Path]:
     Also removes what a process that was killed a day ago or earlier left there.
     """
     for left in parent.glob(f".{name}.*.partial"):
-        if time.time() - left.stat().st_mtime > _STALE_S:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):  # an export beside this one removed it
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}.", suffix=".partial"))
     try:
         os.chmod(partial, 0o755)
