@@ -178,3 +178,14 @@ def test_nan_in_a_sample_is_refused_by_number_and_name():
     good, bad = np.zeros((1, 3)), np.full((1, 3), np.nan)
     with pytest.raises(ConfigError, match=r"sample 1: imu: .*NaN"):
         to_examples([Sample({"imu": Reading(v, 0.0)}) for v in (good, bad)], inputs)
+
+
+def test_a_damaged_compressed_file_of_samples_is_named(tmp_path):
+    path = tmp_path / "mine.npz"
+    values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    np.savez_compressed(path, imu=values)
+    content = bytearray(path.read_bytes())
+    content[60:90] = b"\xff" * 30  # within the deflated array
+    path.write_bytes(bytes(content))
+    with pytest.raises(ConfigError, match=r"mine\.npz: cannot be read"):
+        read_samples(path, (InputSpec("imu", "tensor", (1, 6)),))
