@@ -92,15 +92,21 @@ def not_proven(
             f"{next(r.tensorrt.reason for r in results if r.name == unchecked[0])}"
         )
     elif profile.tensorrt is not None:
-        version = next(r.tensorrt.version for r in results)
+        version = next((r.tensorrt.version for r in results), "nothing")
         missing.append(
             f"What built the graphs here is {version}, for RTX cards; the board has TensorRT "
             f"{profile.tensorrt}: its operator table was checked, its builder did not run."
         )
     if precision == "int8":
         missing.append(
-            "Whether the board's engine really fuses every INT8 layer shows only there."
+            "Whether the board's engine really fuses every INT8 layer shows only there. "
+            "Layers that are not INT8 run in FP32 there, not in FP16."
         )
+        if profile.dla_cores:
+            missing.append(
+                "The DLA was not tried: it takes INT8 ranges from a TensorRT calibration "
+                "cache, and none is written yet."
+            )
     missing.append(
         "The routing was chosen on the tune samples above. It is not a certificate for other "
         "cameras, rooms or speakers."

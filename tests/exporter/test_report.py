@@ -6,6 +6,7 @@ import pytest
 
 from mla_edge.errors import BundleError
 from mla_edge.exporter import report as reporting
+from mla_edge.profiles import load_profile
 
 AGREEMENT = {
     "samples": 600,
@@ -167,3 +168,11 @@ def test_a_failed_report_is_beside_the_bundle_and_goes_with_the_next_success(fac
     assert path.with_suffix(".html").exists()
     reporting.forget_failed(target)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_int8_leaves_open_is_said():
+    said = " ".join(reporting.not_proven(load_profile("agx-xavier"), "int8", []))
+    assert "not INT8 run in FP32" in said
+    assert "calibration cache, and none is written yet" in said
+    assert "DLA" not in " ".join(reporting.not_proven(load_profile("host"), "int8", []))
+    assert "FP32" not in " ".join(reporting.not_proven(load_profile("agx-xavier"), "fp16", []))
