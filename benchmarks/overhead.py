@@ -6,7 +6,7 @@ A tick is one ``next`` of ``run``, from asking for a decision to having it: poll
 waiting for news, preprocessing, routing, making the prediction. Two things are timed apart and
 subtracted: the engines, and each source's own ``read``, waiting inside it included, for the
 simulator draws its pictures and makes its sound there. What a real camera or microphone adds
-(decoding on its thread, the conversion to RGB and the copy of the sound in ``read``) is therefore
+(decoding on its thread, the conversion to RGB and the copy of the sound in ``read``) is thus
 not in the figure, and neither is what the caller does with the decision. Pauses of the loop
 between two reads are in the wall time, not in the CPU time; where other programs want the
 processor too, the CPU time is what to look at. The camera's picture is 640 x 480.
