@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OPEN_TIMEOUT_MS = 3000  # of a URL; OpenCV's default is 30 s
 READ_TIMEOUT_MS = 2000
 V4L2_TIMEOUT_S = 2  # of a stalled device; OpenCV's default is 10 s
+PROBED_FRAMES = 5  # so many decide whether a driver's stamps are of our clock
 PICTURE_FPS = 30.0
 URL_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
 CSI_DEFAULTS = {"width": 1280, "height": 720, "fps": 30}
@@ -148,7 +149,9 @@ class DeviceFeed:
         """Read the cv2.VideoCapture; ``kernel_clock`` where the driver stamps its frames."""
         self._name = name
         self._capture = capture
-        self._kernel_clock = kernel_clock
+        # None while it is not known: the first frames tell whether the stamps are of our clock.
+        self._trusts_stamps: bool | None = None if kernel_clock else False
+        self._untrusted = 0
         self._stamp_s = -math.inf
 
     def grab(self) -> float:
@@ -159,10 +162,13 @@ class DeviceFeed:
                 hint="check its cable or network",
             )
         now_s = time.monotonic()
-        if self._kernel_clock:
+        if self._trusts_stamps is not False:
             stamp_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
-            # A driver may stamp in another clock or ahead of time: then arrival is the truth.
-            if now_s - 1 < stamp_s <= now_s:
+            if self._trusts_stamps is None:
+                self._weigh(stamp_s, now_s)
+            # One that is ahead of time, or missing, says nothing: then arrival is the truth.
+            # An old one is true: after a stall the driver still gives what it had buffered.
+            if self._trusts_stamps and 0 < stamp_s <= now_s:
                 if stamp_s <= self._stamp_s:
                     raise CaptureError(
                         f"{self._name} repeats its last frame", hint="plug it in again"
@@ -170,6 +176,15 @@ class DeviceFeed:
                 self._stamp_s = stamp_s
                 return stamp_s
         return now_s
+
+    def _weigh(self, stamp_s: float, now_s: float) -> None:
+        """Trust the driver's stamps if one of the first is of the last second of our clock."""
+        if now_s - 1 < stamp_s <= now_s:
+            self._trusts_stamps = True
+            return
+        self._untrusted += 1
+        if self._untrusted == PROBED_FRAMES:
+            self._trusts_stamps = False
 
     def retrieve(self, spare: np.ndarray | None) -> np.ndarray | None:
         """The picture, BGR."""

@@ -386,3 +386,53 @@ def test_csi_pipeline_keeps_only_the_newest_frame():
 def test_an_unknown_scheme():
     with pytest.raises(ConfigError, match="opened by ftp://"):
         open_camera("ftp://host/film.mp4")
+
+
+class StampedCapture:
+    """Stands in for cv2.VideoCapture: frames whose stamps are so old, or of another clock."""
+
+    def __init__(self, *stamps):
+        self._stamps = iter(stamps)
+
+    def grab(self):
+        self._stamp = next(self._stamps)
+        return True
+
+    def get(self, _):
+        return self._stamp() * 1e3
+
+
+def aged(seconds):
+    return lambda: time.monotonic() - seconds
+
+
+def ages(*stamps):
+    from mla_edge.runtime.camera import DeviceFeed
+
+    feed = DeviceFeed("camera", StampedCapture(*stamps), kernel_clock=True)
+    return [time.monotonic() - feed.grab() for _ in stamps]
+
+
+def test_frames_that_were_buffered_during_a_stall_keep_their_age(monkeypatch):
+    now_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    from mla_edge.runtime.camera import DeviceFeed
+
+    stamps = [lambda: 999.97, lambda: 1000.03, lambda: 1000.06, lambda: 1003.99]
+    feed = DeviceFeed("camera", StampedCapture(*stamps), kernel_clock=True)
+    assert feed.grab() == pytest.approx(999.97)
+    now_s = 1004.0  # the process was held up for 4 s
+    assert [feed.grab() for _ in range(3)] == pytest.approx([1000.03, 1000.06, 1003.99])
+
+
+def test_a_driver_with_another_clock_is_never_believed():
+    wall = [time.time] * 3
+    since_start = [lambda: 0.1, lambda: 0.2, lambda: 0.3]
+    found = ages(*wall, *since_start, aged(0.5))
+    assert found == pytest.approx([0] * 7, abs=0.05)
+
+
+def test_a_frame_that_comes_again_means_the_camera_is_gone():
+    at_s = time.monotonic()
+    with pytest.raises(CaptureError, match="camera repeats its last frame"):
+        ages(lambda: at_s, lambda: at_s)
