@@ -46,9 +46,14 @@ class ExportError(MlaEdgeError):
 
 
 class AccuracyGateError(ExportError):
-    """The exported graphs lost more accuracy than the gate allows."""
+    """The exported graphs lost more accuracy than the gate allows; ``report`` says how much."""
 
     exit_code = 4
+
+    def __init__(self, message: str, *, hint: str = "", report: str = "") -> None:
+        """``report`` is the path of the JSON report of the refused export."""
+        super().__init__(message, hint=hint)
+        self.report = report
 
 
 class BundleError(MlaEdgeError):

@@ -47,7 +47,7 @@ def export(
 ) -> None:
     """Prune, quantize and prove a network for a device, and write a bundle."""
     from mla_edge._content import names
-    from mla_edge.errors import ConfigError
+    from mla_edge.errors import AccuracyGateError, ConfigError
 
     if not profile:
         raise ConfigError(
@@ -72,7 +72,13 @@ def export(
     # A service manager's stop must clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _progress() as on_step:
-        result = pipeline.export(request, on_step)
+        try:
+            result = pipeline.export(request, on_step)
+        except AccuracyGateError as error:
+            if as_json:
+                refused = {"ok": False, "report": error.report, "problem": str(error)}
+                typer.echo(json.dumps(refused))
+            raise
     shown = _summary(result)
     typer.echo(json.dumps(shown) if as_json else _words(result, shown, request))
 
@@ -112,6 +118,7 @@ def _summary(result: "ExportResult") -> Dict[str, Any]:
     """What ``--json`` prints."""
     report = result.report
     return {
+        "ok": True,
         "bundle": str(result.bundle.folder),
         "reused": result.reused,
         "kept": str(result.kept) if result.kept else None,

@@ -45,6 +45,7 @@ from mla_edge.exporter.steps import (
     partial_folder,
     versions,
 )
+from mla_edge.exporter.tensorrt_check import tensorrt_version
 from mla_edge.exporter.tiers import TierResult, export_tier, worst_layers
 from mla_edge.golden import FILE as GOLDEN
 from mla_edge.golden import write_golden
@@ -110,7 +111,7 @@ def export(
     steps = Steps(on_step)
     plan = load(request, steps)
     target = plan.target
-    with disk_errors(request.out), output_folder(request.out), partial_folder(
+    with disk_errors(request.out, request.data), output_folder(request.out), partial_folder(
         request.out, target.name
     ) as folder:
         check_room(folder, _room_mb(plan.network))
@@ -246,6 +247,7 @@ def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha25
         plan.precision,
         calibration_sha256,
         shipped_ranges_sha256(plan.network),
+        tensorrt_version(),
         request.max_drop,
     )
 
@@ -329,6 +331,7 @@ def refuse(
         f"{request.max_drop:g} are allowed; nothing was published. Hurt most: {hurt}",
         hint=f"see {path}; prune less, name the layers in keep_float of the recipe, "
         "calibrate with your own data (--data, --calibration), or raise --max-drop",
+        report=str(path),
     )
 
 

@@ -37,6 +37,11 @@ class BuildReport:
     undequantized: tuple[str, ...] = ()
 
 
+def tensorrt_version() -> str | None:
+    """The version of TensorRT-RTX that gives the verdict; None if none is installed."""
+    return None if trt is None else str(trt.__version__)
+
+
 def verify_tensorrt(
     graph: Path,
     *,

@@ -52,6 +52,8 @@ def odd(): return network(Odd())
 def wide(): return network(Wide())
 def wrong(): return network(Wrong())
 def nan(): return network(NaN())
+def wants(size): return network(torch.nn.Linear(size, 2))
+def fails(): return network(torch.nn.Linear(8, "two"))
 def inverse(): return network(Inverse())
 def number(): return 42
 def training():
@@ -94,6 +96,8 @@ def export(tmp_path, monkeypatch):
         ("none.py:make", 2, "none.py: no such file"),
         ("net.py:absent", 2, "has no function 'absent'"),
         ("net.py:number", 2, "gave a int, not a Network"),
+        ("net.py:wants", 2, "net.py:wants cannot be called"),
+        ("net.py:fails", 2, "net.py:fails does not build: TypeError"),
         ("net.py", 2, "is no network"),
         ("weights.onnx", 2, "weights alone are no network"),
         ("broken.py:make", 2, "broken.py: cannot be imported"),

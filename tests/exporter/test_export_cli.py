@@ -37,6 +37,7 @@ def test_json_is_one_object_on_stdout_and_words_are_on_stderr(export):
     done = export(ALARMS, "--profile", "agx-xavier", "--out", "out", "--json")
     assert done.exit_code == 0, done.output
     shown = json.loads(done.stdout)
+    assert shown["ok"] is True
     assert shown["bundle"] == "out/alarms-agx-xavier"
     assert shown["opset"] == 16
     assert shown["reused"] is False
@@ -88,6 +89,13 @@ def test_a_lost_gate_exits_with_4(export, tmp_path):
     assert "bundles/alarms-host.failed-report.json" in done.stderr
     assert "Traceback" not in done.output
     assert not (tmp_path / "bundles" / "alarms-host").exists()
+    assert done.stdout == ""
+    done = export(ALARMS, "--profile", "host", "--recipe", "hard.toml", "--json")
+    assert done.exit_code == 4
+    shown = json.loads(done.stdout)
+    assert shown["ok"] is False
+    assert "points of accuracy" in shown["problem"]
+    assert not json.loads((tmp_path / shown["report"]).read_text())["gate"]["passed"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ import pytest
 from mla_edge.bundle import Bundle
 from mla_edge.engines.verification import verify
 from mla_edge.errors import AccuracyGateError, ConfigError, ExportError
-from mla_edge.exporter import pipeline, publishing
+from mla_edge.exporter import pipeline, publishing, tensorrt_check
 from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
-from mla_edge.exporter.steps import StepCache
+from mla_edge.exporter.steps import StepCache, Steps
 
 ALARMS = f"{Path(__file__).parents[2] / 'examples' / 'your_network' / 'alarms.py'}:make_network"
 SMALL = "tests_small_network:make"
@@ -89,6 +90,19 @@ def test_equal_inputs_reuse_the_bundle_and_others_do_not(alarms, cache):
     assert again.report == first.report
     assert (first.bundle.folder / "bundle.json").stat().st_mtime_ns == stamp
     assert not export(dataclasses.replace(alarms, max_drop=0.5), cache=cache).reused
+
+
+def test_a_bundle_is_made_again_after_tensorrt_was_installed(alarms, monkeypatch):
+    plan = pipeline.load(alarms, Steps(lambda event: None))
+    hashes = set()
+    for installed in (
+        None,
+        SimpleNamespace(__version__="1.5"),
+        SimpleNamespace(__version__="1.6"),
+    ):
+        monkeypatch.setattr(tensorrt_check, "trt", installed)
+        hashes.add(pipeline.hash_inputs("base", alarms, plan, "samples"))
+    assert len(hashes) == 3
 
 
 def test_a_bundle_that_was_damaged_is_not_reused(alarms, cache):
