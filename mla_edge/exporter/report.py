@@ -92,7 +92,7 @@ def not_proven(
             f"{next(r.tensorrt.reason for r in results if r.name == unchecked[0])}"
         )
     elif profile.tensorrt is not None:
-        version = next((r.tensorrt.version for r in results), "nothing")
+        version = next(r.tensorrt.version for r in results)
         missing.append(
             f"What built the graphs here is {version}, for RTX cards; the board has TensorRT "
             f"{profile.tensorrt}: its operator table was checked, its builder did not run."

@@ -1,11 +1,13 @@
 import copy
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from mla_edge.errors import BundleError
 from mla_edge.exporter import report as reporting
+from mla_edge.exporter.tensorrt_check import BuildReport
 from mla_edge.profiles import load_profile
 
 AGREEMENT = {
@@ -171,8 +173,11 @@ def test_a_failed_report_is_beside_the_bundle_and_goes_with_the_next_success(fac
 
 
 def test_what_int8_leaves_open_is_said():
-    said = " ".join(reporting.not_proven(load_profile("agx-xavier"), "int8", []))
-    assert "not INT8 run in FP32" in said
-    assert "calibration cache, and none is written yet" in said
-    assert "DLA" not in " ".join(reporting.not_proven(load_profile("host"), "int8", []))
-    assert "FP32" not in " ".join(reporting.not_proven(load_profile("agx-xavier"), "fp16", []))
+    def said(profile, precision):
+        checked = SimpleNamespace(name="lite", tensorrt=BuildReport("ok", version="1.5"))
+        return " ".join(reporting.not_proven(load_profile(profile), precision, [checked]))
+
+    assert "not INT8 run in FP32" in said("agx-xavier", "int8")
+    assert "calibration cache, and none is written yet" in said("agx-xavier", "int8")
+    assert "DLA" not in said("host", "int8")
+    assert "FP32" not in said("agx-xavier", "fp16")
