@@ -61,7 +61,8 @@ class Bundle:
         """Write ``bundle.json`` at once: a reader sees the old one or the new one, whole."""
         manifest = asdict(self)
         del manifest["folder"]
-        manifest = {"format": FORMAT, **manifest}
+        # Sealed as it will be read: keys that are no text become text, and sort otherwise.
+        manifest = json.loads(json.dumps({"format": FORMAT, **manifest}))
         manifest[SEAL] = _seal(manifest)
         text = json.dumps(manifest, indent=2, sort_keys=True)
         write_atomically(self.folder / MANIFEST, (text + "\n").encode())
