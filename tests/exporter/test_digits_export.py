@@ -1,0 +1,64 @@
+"""The default export of the reference network, whole, as a newcomer runs it."""
+
+import importlib.util
+import json
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+import mla_edge
+from mla_edge.cli import app
+from mla_edge.exporter.operators import check_operators
+from mla_edge.signals import Frame, Sample, Sound
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """What the command printed, and the bundle's folder."""
+    out = tmp_path_factory.mktemp("out")
+    words = ["export", "--profile", "agx-xavier", "--out", str(out), "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout), out / "digits-agx-xavier"
+
+
+def test_the_bundle_keeps_what_the_board_asks(exported):
+    said, folder = exported
+    assert said["opset"] == 16
+    for tier in ("lite", "full"):
+        path = folder / "graphs" / f"{tier}.onnx"
+        opsets = {o.domain: o.version for o in onnx.load(path).opset_import}
+        assert opsets == {"": 16}
+        check_operators(path, "8.5")
+        assert max(said["tiers"][tier]["drop_points"].values()) <= 1.0
+
+
+def test_a_real_tensorrt_builds_the_graphs(exported):
+    if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip("tensorrt-rtx is not installed")
+    said, _ = exported
+    assert {name: tier["tensorrt"] for name, tier in said["tiers"].items()} == {
+        "lite": "ok",
+        "full": "ok",
+    }
+
+
+def test_the_bundle_verifies_and_sees_a_changed_graph(exported):
+    _, folder = exported
+    assert CliRunner().invoke(app, ["verify", str(folder)]).exit_code == 0
+    path = folder / "graphs" / "lite.cpu.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert CliRunner().invoke(app, ["verify", str(folder)]).exit_code == 5
+    path.write_bytes(whole)
+
+
+def test_the_bundle_answers_with_one_modality_or_none_to_see(exported):
+    _, folder = exported
+    grey = Frame(np.full((240, 320, 3), 128, np.uint8), 0.0)
+    silence = Sound(np.zeros(8000, np.float32), 8000, 0.0)
+    with mla_edge.load(folder) as model:
+        for signals in ({"image": grey}, {"audio": silence}, {"image": grey, "audio": silence}):
+            assert model.infer(Sample(signals)).label == "none"
