@@ -13,6 +13,7 @@ from mla_edge.networks.network import Network, TierNetwork
 from mla_edge.signals import NOTHING, InputSpec, Tier
 
 try:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 except ImportError as error:
     raise MissingDependency(
@@ -118,15 +119,9 @@ def digits(
     full, lite = make_full(), make_lite()
     try:
         state = load_file(weights)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"{weights}: weights cannot be read: {error}", hint="reinstall mla-edge"
-        ) from error
-    except Exception as error:  # safetensors raises a class of its own, derived from Exception
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ConfigError(
-            f"{weights}: not a whole safetensors file: {error}", hint="reinstall mla-edge"
         ) from error
     for prefix, module in (("full.", full), ("lite.", lite)):
         part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}

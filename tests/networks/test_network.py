@@ -212,7 +212,7 @@ def test_the_fingerprint_follows_the_weights(tiny):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "cannot be read|not a whole"), (b"\x08" + b"\0" * 40, "cannot be read|not a whole")],
+    [(b"", "cannot be read"), (b"\x08" + b"\0" * 40, "cannot be read")],
 )
 def test_weights_that_are_cut_off_are_named(tmp_path, content, message):
     path = tmp_path / "cut.safetensors"
