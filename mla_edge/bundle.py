@@ -99,7 +99,7 @@ class Bundle:
                 labels=_texts(manifest["labels"]),
                 inputs=tuple(_input(spec) for spec in _list(manifest["inputs"])),
                 tiers=tuple(_tier(tier) for tier in _list(manifest["tiers"])),
-                policy=_policy(manifest["policy"]),
+                policy=read_policy(manifest["policy"]),
                 created=_text(manifest["created"]),
                 provenance=dict(manifest["provenance"]),
                 files={_inside(name, path): _text(h) for name, h in manifest["files"].items()},
@@ -209,7 +209,8 @@ def _mode(values: Mapping[str, Any]) -> ModePolicy:
     return ModePolicy(temperature, _finite(values["threshold"]))
 
 
-def _policy(policy: Mapping[str, Any]) -> RouterPolicy:
+def read_policy(policy: Mapping[str, Any]) -> RouterPolicy:
+    """A policy from its JSON; KeyError, TypeError or ValueError where that is no policy."""
     modes = {mode: _mode(values) for mode, values in policy["modes"].items()}
     cost_ms = {tier: _finite(cost) for tier, cost in policy["cost_ms"].items()}
     return RouterPolicy(modes, cost_ms, _text(policy["measured_on"]))

@@ -1,7 +1,7 @@
 """Golden samples: inputs of a bundle and the float network's answers, to prove a machine right.
 
-``golden.npz`` holds ``input.<name>`` [n, …] for every input of the network (``present`` too)
-and ``logits.<tier>`` [n, classes] for every tier.
+``golden.npz`` holds ``input.<name>`` [n, …] for every input of the network (``present`` too),
+``logits.<tier>`` [n, classes] for every tier, and ``labels`` [n] where they are known.
 """
 
 from __future__ import annotations
@@ -36,10 +36,14 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs by name, stacked [n, …], and the float network's logits by tier, [n, classes]."""
+    """Inputs by name, stacked [n, …], and the float network's logits by tier, [n, classes].
+
+    ``labels`` [n] are the indices of the right classes, where they are known.
+    """
 
     inputs: Mapping[str, np.ndarray]
     logits: Mapping[str, np.ndarray]
+    labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         """How many samples there are."""
@@ -75,6 +79,8 @@ def write_golden(path: Path, golden: Golden) -> None:
     """Write ``golden`` to ``path``, whole or not at all."""
     arrays = {f"input.{name}": stacked for name, stacked in golden.inputs.items()}
     arrays.update({f"logits.{tier}": stacked for tier, stacked in golden.logits.items()})
+    if golden.labels is not None:
+        arrays["labels"] = np.asarray(golden.labels, np.int64)
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     write_atomically(path, file.getvalue())
@@ -88,9 +94,11 @@ def read_golden(path: Path) -> Golden:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             inputs = {name[6:]: arrays[name] for name in arrays if name.startswith("input.")}
             logits = {name[7:]: arrays[name] for name in arrays if name.startswith("logits.")}
+            labels = arrays.get("labels")
     except _UNREADABLE as error:
         raise BundleError(f"{path}: cannot be read: {error}", hint=again) from error
-    counts = {stacked.shape[:1] for stacked in (*inputs.values(), *logits.values())}
+    known = () if labels is None else (labels,)
+    counts = {stacked.shape[:1] for stacked in (*inputs.values(), *logits.values(), *known)}
     if not inputs or not logits or len(counts) != 1 or counts <= {(), (0,)}:
         raise BundleError(f"{path}: holds no complete golden samples", hint=again)
-    return Golden(inputs, logits)
+    return Golden(inputs, logits, labels)

@@ -2,17 +2,16 @@
 
 import json
 import signal
-import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 import typer
 from typing_extensions import Annotated
 
+from mla_edge.cli.progress import show_progress
+
 if TYPE_CHECKING:
     from mla_edge.exporter.pipeline import ExportRequest, ExportResult
-    from mla_edge.exporter.steps import StepEvent
 
 
 def export(
@@ -35,6 +34,14 @@ def export(
     max_drop: Annotated[
         float, typer.Option(min=0.0, help="Points of accuracy that may be lost, at most.")
     ] = 1.0,
+    golden: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Samples in the bundle that prove a board; with 230 of a mode `build` "
+            "chooses its routing again there.",
+        ),
+    ] = 12,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the bundle that is there, under a dated name.")
     ] = False,
@@ -64,6 +71,7 @@ def export(
         data=data,
         calibration=calibration,
         max_drop=max_drop,
+        golden=golden,
         keep=keep,
     )
     if dry_run:
@@ -71,7 +79,7 @@ def export(
         return
     # A service manager's stop must clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _progress() as on_step:
+    with show_progress() as on_step:
         try:
             result = pipeline.export(request, on_step)
         except AccuracyGateError as error:
@@ -81,37 +89,6 @@ def export(
             raise
     shown = _summary(result)
     typer.echo(json.dumps(shown) if as_json else _words(result, shown, request))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[["StepEvent"], None]]:
-    """A line on stderr for each finished step, and the running one below it on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda event: None if event.seconds is None else _say(_line(event))
-        return
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    with console.status("mla-edge") as status:
-
-        def on_step(event: "StepEvent") -> None:
-            if event.seconds is None:
-                status.update(f"{event.step} {event.tier}".rstrip() + " …")
-            else:
-                console.print(_line(event), markup=False, soft_wrap=True)
-
-        yield on_step
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _line(event: "StepEvent") -> str:
-    took = "reused" if event.reused else f"{event.seconds:.1f} s"
-    return f"{took:>8}  {event.step} {event.tier}".rstrip() + (
-        f": {event.note}" if event.note else ""
-    )
 
 
 def _summary(result: "ExportResult") -> Dict[str, Any]:

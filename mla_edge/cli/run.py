@@ -54,6 +54,13 @@ def run(
         Optional[int],
         typer.Option(min=0, help="Of each engine, 0 for every core; default: the profile's."),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What runs the graphs: auto (TensorRT if built here), onnxruntime, tensorrt, "
+            "ort-tensorrt or ort-cuda."
+        ),
+    ] = "auto",
     as_fast_as_possible: Annotated[
         bool,
         typer.Option(
@@ -75,7 +82,7 @@ def run(
             hint="give at least one, for example --camera sim://digits",
         )
     with _Interrupts() as interrupts, ExitStack() as stack:
-        model = stack.enter_context(_load(bundle, threads))
+        model = stack.enter_context(_load(bundle, engine, threads))
         sources = _open_sources(
             stack, model, {"image": camera, "audio": mic}, as_fast_as_possible
         )
@@ -138,7 +145,7 @@ def _run(
         )
 
 
-def _load(bundle: Optional[Path], threads: Optional[int]) -> "FusedModel":
+def _load(bundle: Optional[Path], engine: str, threads: Optional[int]) -> "FusedModel":
     import mla_edge
     from mla_edge.runtime.selection import select_bundle
 
@@ -146,7 +153,10 @@ def _load(bundle: Optional[Path], threads: Optional[int]) -> "FusedModel":
         chosen = select_bundle(Path())
         bundle = chosen.folder
         typer.echo(f"bundle {bundle}, made {chosen.created}", err=True)
-    return mla_edge.load(bundle, threads=threads)
+    model = mla_edge.load(bundle, engine=engine, threads=threads)
+    if model.note:
+        typer.echo(model.note, err=True)
+    return model
 
 
 def _open_sources(

@@ -1,4 +1,4 @@
-"""Run a graph with ONNX Runtime on the processor. The only module that imports it."""
+"""Run a graph with ONNX Runtime, on the processor or a GPU. The only module that imports it."""
 
 from __future__ import annotations
 
@@ -46,15 +46,23 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 _FATAL_ONLY = 4
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 class OnnxRuntimeEngine:
     """One graph in an ONNX Runtime session that sleeps between runs."""
 
-    def __init__(self, path: Path, *, threads: int = 0, optimise: bool = True) -> None:
-        """Load ``path``; 0 threads means every core.
+    def __init__(
+        self, path: Path, *, threads: int = 0, optimise: bool = True, provider: str = "cpu"
+    ) -> None:
+        """Load ``path``; 0 threads means every core; ``provider`` is a key of ``PROVIDERS``.
 
         BundleError names the file when it is missing, cut off, or not a graph of ours.
+        MissingDependency: this ONNX Runtime lacks the provider, or cannot start it.
         """
         again = "export the bundle again: mla-edge export"
         if not path.is_file():
@@ -72,14 +80,18 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # What it would log it also raises, and that is what we show.
         options.log_severity_level = _FATAL_ONLY
+        _require(provider)
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path), options, providers=_providers(provider, path)
             )
         except _FAILURES as error:
             raise BundleError(
                 f"{path}: ONNX Runtime cannot load it: {_first_line(error)}", hint=again
             ) from error
+        # It falls back to the processor without a word when a library of the GPU is missing.
+        if self._session.get_providers()[0] != PROVIDERS[provider]:
+            raise _no_provider(provider, "it does not start on this machine")
         self._path = path
         self.inputs = tuple(_spec(node, path) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, path) for node in self._session.get_outputs())
@@ -123,6 +135,37 @@ class OnnxRuntimeEngine:
                     f"{self._path}: input {name!r} has values that are not finite "
                     "(NaN or infinite)"
                 )
+
+
+def _providers(provider: str, path: Path) -> list[Any]:
+    """What to ask ONNX Runtime for; what the first cannot run falls to the next."""
+    others: list[Any] = [PROVIDERS["cpu"]]
+    if provider == "cpu":
+        return others
+    if provider == "cuda":
+        return [PROVIDERS["cuda"], *others]
+    cache = {
+        "trt_fp16_enable": True,
+        "trt_int8_enable": True,
+        # Building takes minutes, so an engine is kept beside the graph and found again.
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(path.parent.parent / "engines" / "ort"),
+        "trt_timing_cache_enable": True,
+    }
+    return [(PROVIDERS["tensorrt"], cache), PROVIDERS["cuda"], *others]
+
+
+def _require(provider: str) -> None:
+    if PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        raise _no_provider(provider, "this ONNX Runtime was built without it")
+
+
+def _no_provider(provider: str, why: str) -> MissingDependency:
+    return MissingDependency(
+        f"ONNX Runtime's {PROVIDERS[provider]} cannot be used: {why}",
+        hint="on a PC: pip install onnxruntime-gpu; on a Jetson: NVIDIA's onnxruntime-gpu "
+        "wheel for its JetPack; or run with --engine onnxruntime",
+    )
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:

@@ -17,6 +17,7 @@ from mla_edge.golden import Golden, Match, compare, read_golden
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mla_edge.engines import Engine
     from mla_edge.signals import Tier
 
 FORMS = {"tensorrt": False, "cpu": True}
@@ -43,10 +44,8 @@ def measure(
 ) -> dict[str, Match]:
     """Run ``graphs`` (by tier) on the golden samples and compare each tier's logits.
 
-    A tier is given its inputs from the sample and from the outputs of the tiers before it.
     The export records what this gives in ``provenance["golden"][form][tier]``.
     """
-    found: dict[str, list[np.ndarray]] = {tier.name: [] for tier in tiers}
     with ExitStack() as stack:
         engines = {
             # The optimiser breaks some graphs made for TensorRT, so those run as they are.
@@ -55,23 +54,33 @@ def measure(
             )
             for tier in tiers
         }
-        for sample in golden.samples():
-            known = dict(sample)
-            for tier in tiers:
-                try:
-                    inputs = {name: known[name] for name in tier.inputs}
-                except KeyError as error:
-                    raise BundleError(
-                        f"{graphs[tier.name]}: the golden samples have no {error}",
-                        hint="export the bundle again",
-                    ) from error
-                outputs = engines[tier.name].run(inputs)
-                known.update(outputs)
-                found[tier.name].append(outputs[tier.outputs[0]].copy())
-    return {
-        name: compare(golden.logits[name], np.concatenate(logits))
-        for name, logits in found.items()
-    }
+        found = answer(engines, tiers, golden)
+    return {name: compare(golden.logits[name], logits) for name, logits in found.items()}
+
+
+def answer(
+    engines: Mapping[str, Engine], tiers: Sequence[Tier], golden: Golden
+) -> dict[str, np.ndarray]:
+    """The logits of every tier's engine on the golden samples, [n, classes].
+
+    A tier is given its inputs from the sample and from the outputs of the tiers before it.
+    """
+    found: dict[str, list[np.ndarray]] = {tier.name: [] for tier in tiers}
+    for sample in golden.samples():
+        known = dict(sample)
+        for tier in tiers:
+            try:
+                inputs = {name: known[name] for name in tier.inputs}
+            except KeyError as error:
+                raise BundleError(
+                    f"tier {tier.name!r}: the golden samples have no {error}",
+                    hint="export the bundle again",
+                ) from error
+            outputs = engines[tier.name].run(inputs)
+            copied = {name: np.array(value) for name, value in outputs.items()}
+            known.update(copied)
+            found[tier.name].append(copied[tier.outputs[0]])
+    return {name: np.concatenate(logits) for name, logits in found.items()}
 
 
 def verify(bundle: Bundle) -> list[GraphCheck]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 import numpy as np
 
 from mla_edge.engines import verification
-from mla_edge.exporter.calibration import label_of, labelled, over_modes
+from mla_edge.errors import ConfigError
+from mla_edge.exporter.calibration import in_mode, label_of, labelled, modes, over_modes
 from mla_edge.exporter.job import HeldBack, Job
+from mla_edge.exporter.policy import MAX_LOSS, samples_needed
 from mla_edge.exporter.runs import open_engines, run_tiers
 from mla_edge.exporter.tiers import reference_graphs
 from mla_edge.golden import Golden
@@ -17,8 +19,10 @@ from mla_edge.signals import PRESENT
 
 if TYPE_CHECKING:
     from mla_edge.exporter.tiers import TierResult
+    from mla_edge.signals import Tensors
 
 GOLDEN_SAMPLES = 12
+_CANDIDATES = 8  # looked at for each one taken
 
 
 def hold_back(job: Job) -> HeldBack:
@@ -36,22 +40,50 @@ def hold_back(job: Job) -> HeldBack:
     return HeldBack(graphs, feeds, labels, ["+".join(e.truths) for e in known], logits)
 
 
-def pick_golden(job: Job, held: HeldBack) -> Golden:
-    """Held-back samples to prove a machine with: every mode, and none that is a close call."""
-    names = {name for part in job.network.tiers for name in part.tier.inputs}
-    given = sorted(names & {PRESENT, *(spec.name for spec in job.network.inputs)})
-    margins = [np.diff(np.sort(rows, axis=1)[:, -2:])[:, 0] for rows in held.logits.values()]
-    clear = np.min([margin / np.median(margin) for margin in margins], axis=0)
-    turns = sorted(set(held.modes))
-    each = max(1, GOLDEN_SAMPLES // len(turns))
-    chosen: list[int] = []
-    for mode in turns:
-        of_mode = [i for i, found in enumerate(held.modes) if found == mode]
-        chosen += sorted(of_mode, key=lambda i: (clear[i] < 1.0, i))[:each]
+def pick_golden(job: Job, held: HeldBack, count: int) -> Golden:
+    """``count`` tune samples to prove a machine with, the same number of every mode.
+
+    Few ones are chosen so that none is a close call. Enough to choose the routing again are
+    taken as they come; they are no test samples, so what was reported on those still holds.
+    ConfigError if the calibration set has too few.
+    """
+    network = job.network
+    names = {name for part in network.tiers for name in part.tier.inputs}
+    given = sorted(names & {PRESENT, *(spec.name for spec in network.inputs)})
+    turns = modes(network.inputs)
+    each = max(1, count // len(turns))
+    inputs: list[Tensors] = []
+    labels: list[np.ndarray] = []
+    rows: dict[str, list[np.ndarray]] = {part.tier.name: [] for part in network.tiers}
+    with open_engines(held.graphs, threads=job.threads) as engines:
+        for mode in turns:
+            examples = in_mode(job.calibration.tune, network.inputs, mode)
+            tensors, known = labelled(examples, network.labels)
+            if len(tensors) < each:
+                raise ConfigError(
+                    f"{each} golden samples of {'+'.join(mode)} are wanted; the calibration "
+                    f"set has {len(tensors)} to tune with",
+                    hint="give --golden less, or raise tune in the calibration set",
+                )
+            few = each < samples_needed(MAX_LOSS)
+            logits, _ = run_tiers(engines, tensors[: _CANDIDATES * each if few else each])
+            chosen = _clearest(logits, each) if few else np.arange(each)
+            inputs += [tensors[i] for i in chosen]
+            labels.append(known[chosen])
+            for name, found in logits.items():
+                rows[name].append(found[chosen])
     return Golden(
-        {name: np.concatenate([held.feeds[i][name] for i in chosen]) for name in given},
-        {name: rows[chosen] for name, rows in held.logits.items()},
+        {name: np.concatenate([feed[name] for feed in inputs]) for name in given},
+        {name: np.concatenate(found) for name, found in rows.items()},
+        np.concatenate(labels),
     )
+
+
+def _clearest(logits: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """The first ``count`` samples on which every tier is as sure as usual, in their order."""
+    margins = [np.diff(np.sort(rows, axis=1)[:, -2:])[:, 0] for rows in logits.values()]
+    clear = np.min([margin / np.median(margin) for margin in margins], axis=0)
+    return np.argsort(clear < 1.0, kind="stable")[:count]
 
 
 def match_golden(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
-from mla_edge.errors import AccuracyGateError, ConfigError, MlaEdgeError
+from mla_edge.errors import AccuracyGateError, ConfigError
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.calibration import (
     CalibrationSpec,
@@ -19,8 +18,9 @@ from mla_edge.exporter.calibration import (
     load_calibration_spec,
     modes,
 )
-from mla_edge.exporter.held_back import hold_back, match_golden, pick_golden
+from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.job import Job
+from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.policy import ModeRouting
 from mla_edge.exporter.publishing import (
     check_room,
@@ -30,6 +30,7 @@ from mla_edge.exporter.publishing import (
     output_folder,
     publish,
 )
+from mla_edge.exporter.quantization import floating_layers
 from mla_edge.exporter.recipe import Recipe, choose_precision, load_recipe
 from mla_edge.exporter.routing import choose_policy
 from mla_edge.exporter.shipped_ranges import shipped_ranges_sha256
@@ -53,8 +54,6 @@ from mla_edge.networks import Network, load_network
 from mla_edge.profiles import DeviceProfile, load_profile
 
 MAX_DROP_POINTS = 1.0
-# What building a network raises when its weights are missing, cut off, or of another network.
-_BUILDING = (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class ExportRequest:
     data: Path | None = None
     calibration: str | None = None
     max_drop: float = MAX_DROP_POINTS
+    golden: int = GOLDEN_SAMPLES
     keep: bool = False
 
 
@@ -147,7 +147,7 @@ def export(
         if not facts["gate"]["passed"]:
             refuse(request, plan, job, results, facts)
         with steps.step("bundle"):
-            golden = pick_golden(job, held)
+            golden = pick_golden(job, held, request.golden)
             facts["provenance"]["golden"] = match_golden(job, results, golden)
             write_golden(folder / GOLDEN, golden)
             write_graphs(folder, results)
@@ -183,20 +183,10 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
 
 
 def build_network(request: ExportRequest) -> Network:
-    """The network of the request; what its own function raises becomes a ConfigError."""
+    """The network of the request, with its data if there are any."""
     if request.data is not None and not request.data.is_dir():
         raise ConfigError(f"{request.data}: no such folder", hint="give --data a folder")
-    try:
-        return load_network(request.network, data=request.data)
-    except Exception as error:
-        # safetensors raises a class of its own, derived from Exception alone
-        foreign = type(error).__name__ == "SafetensorError"
-        if isinstance(error, MlaEdgeError) or not (foreign or isinstance(error, _BUILDING)):
-            raise
-        raise ConfigError(
-            f"{request.network} does not build: {type(error).__name__}: {error}",
-            hint="are its weights whole, and of this network? Call it in Python to see",
-        ) from error
+    return load_network(request.network, data=request.data)
 
 
 def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str, Any]:
@@ -249,6 +239,7 @@ def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha25
         shipped_ranges_sha256(plan.network),
         tensorrt_version(),
         request.max_drop,
+        request.golden,
     )
 
 
@@ -303,6 +294,10 @@ def describe(
             "recipe": plan.recipe.name,
             "precision": plan.precision,
             "opset": plan.profile.opset,
+            "float_layers": {
+                result.name: floating_layers(load_model(result.tensorrt_graph))
+                for result in results
+            },
             "versions": versions(),
         },
     }

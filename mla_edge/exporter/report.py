@@ -28,14 +28,19 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write both forms of the report into ``folder``."""
-    write_atomically(folder / JSON, _as_json(facts))
+    write_json(folder / JSON, facts)
     write_atomically(folder / HTML, render(facts).encode())
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write ``facts`` to ``path``, whole or not at all."""
+    write_atomically(path, _as_json(facts))
 
 
 def write_failed(target: Path, facts: Mapping[str, Any]) -> Path:
     """Write the report of a refused export beside where its bundle would have been."""
     path, page = _failed(target)
-    write_atomically(path, _as_json(facts))
+    write_json(path, facts)
     write_atomically(page, render(facts).encode())
     return path
 

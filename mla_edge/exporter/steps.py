@@ -27,7 +27,7 @@ _STALE_S = 24 * 3600
 
 @dataclass(frozen=True)
 class StepEvent:
-    """A step begins (``seconds`` is None) or has ended."""
+    """A step begins, goes on (both: ``seconds`` is None) or has ended."""
 
     step: str
     tier: str = ""
@@ -47,11 +47,13 @@ class Steps:
         self._on_step = on_step
         self.seconds: dict[str, float] = {}
         self._note = ""
+        self._running = ("", "")
 
     @contextmanager
     def step(self, name: str, tier: str = "") -> Iterator[None]:
         """Around the work of one step."""
         self._on_step(StepEvent(name, tier))
+        self._running = (name, tier)
         self._note = ""
         began = time.monotonic()
         yield
@@ -59,6 +61,10 @@ class Steps:
         key = f"{name} {tier}".strip()
         self.seconds[key] = self.seconds.get(key, 0.0) + took
         self._on_step(StepEvent(name, tier, took, note=self._note))
+
+    def progress(self, text: str) -> None:
+        """Say how far the step that is running is."""
+        self._on_step(StepEvent(*self._running, note=text))
 
     def note(self, text: str) -> None:
         """Say ``text`` with the end of the step that is running."""

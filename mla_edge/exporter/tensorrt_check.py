@@ -10,18 +10,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Sequence
 
+from mla_edge.engines.bindings import load_bindings
+from mla_edge.errors import ExportError, MissingDependency
+from mla_edge.exporter.engine_build import BuildSpec, build_engine, parse_network
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.quantization import floating_layers
-
-try:
-    import tensorrt_rtx_bindings as trt
-except ImportError:  # an extra; without it the verdict is "not checked"
-    trt = None
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
 NOT_INSTALLED = "tensorrt-rtx is not installed: pip install 'mla-edge[tensorrt-check]' (x86-64)"
 
 
@@ -39,7 +36,10 @@ class BuildReport:
 
 def tensorrt_version() -> str | None:
     """The version of TensorRT-RTX that gives the verdict; None if none is installed."""
-    return None if trt is None else str(trt.__version__)
+    try:
+        return load_bindings("rtx").version
+    except MissingDependency:
+        return None
 
 
 def verify_tensorrt(
@@ -55,45 +55,34 @@ def verify_tensorrt(
     both sides, but for modules marked ``keep_float32``, the layers `quantize` was told to keep,
     and those in ``keep_float``. Without TensorRT-RTX installed the status is "not checked".
     """
-    if trt is None:
+    try:
+        bindings = load_bindings("rtx")
+    except MissingDependency:
         return BuildReport("not checked", NOT_INSTALLED)
     model = load_model(graph)
     exempt = {*floating_layers(model), *keep_float}
     began = time.monotonic()
-    _LOGGER.errors.clear()
-    builder = trt.Builder(_LOGGER)
-    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flag)
-    parser = trt.OnnxParser(network, _LOGGER)
-    version = f"TensorRT-RTX {trt.__version__}"
+    layers = 0
 
     def report(status: str, reason: str = "", without: Sequence[str] = ()) -> BuildReport:
         seconds = round(time.monotonic() - began, 3)
-        layers = network.num_layers
-        return BuildReport(status, reason, version, seconds, layers, tuple(without))
+        return BuildReport(status, reason, bindings.title, seconds, layers, tuple(without))
 
-    if not parser.parse(model.SerializeToString()):
-        found = [parser.get_error(i) for i in range(parser.num_errors)]
-        return report(
-            "refused",
-            "; ".join(f"{e.node_name()} ({e.node_operator()}): {e.desc()}" for e in found)
-            or "the parser gives no reason",
-        )
-    if int8:
-        without = [name for name in _without_dequantize(network, model) if name not in exempt]
+    try:
+        _builder, network, _parser = parse_network(bindings, graph)
+        layers = network.num_layers
+        without = _without_dequantize(bindings.trt, network, model) if int8 else []
+        without = [name for name in without if name not in exempt]
         if without:
             return report("refused", "weighted layers that are not INT8", without)
-    for capability in capabilities:
-        config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
-        if builder.build_serialized_network(network, config) is None:
-            reason = "; ".join(_LOGGER.errors) or "the builder gives no reason"
-            return report("refused", f"{capability}: {reason}")
+        for capability in capabilities:
+            build_engine(bindings, BuildSpec(str(graph), capabilities=(capability,)))
+    except ExportError as error:
+        return report("refused", str(error))
     return report("ok")
 
 
-def _without_dequantize(network: Any, model: Any) -> list[str]:
+def _without_dequantize(trt: Any, network: Any, model: Any) -> list[str]:
     """Convolutions and weight products that are not fed by DEQUANTIZE on both sides."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     producers = {
@@ -129,21 +118,3 @@ def _weighted(model: Any) -> set[str]:
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constant:
             names.add(node.name)
     return names
-
-
-def _make_logger() -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors; TensorRT knows one logger a process."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Logger()
-
-
-_LOGGER: Any = _make_logger() if trt is not None else None

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 from mla_edge.errors import ConfigError, MissingDependency, MlaEdgeError
 from mla_edge.signals import InputSpec, Sample, Tier
@@ -86,7 +86,7 @@ def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Net
     if ref == "digits":
         from mla_edge.networks.digits import digits
 
-        return digits(data=data)
+        return _make(ref, digits, {"data": data})
     place, colon, function = ref.rpartition(":")
     if not colon or not place or not function:
         raise ConfigError(
@@ -110,8 +110,13 @@ def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Net
         )
     given = {} if data is None else {"data": data}
     _check_arguments(ref, make, given)
+    return check_network(_make(ref, make, given), ref)
+
+
+def _make(ref: str, make: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """Call the function; what its weights or data raise becomes a ConfigError."""
     try:
-        network = make(**given)
+        return make(**given)
     except Exception as error:
         # safetensors raises a class of its own, derived from Exception alone
         foreign = type(error).__name__ == "SafetensorError"
@@ -121,7 +126,6 @@ def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Net
             f"{ref} does not build: {type(error).__name__}: {error}{_place_of(error)}",
             hint="are its weights whole, and of this network? Call it in Python to see",
         ) from error
-    return check_network(network, ref)
 
 
 def check_network(network: Any, ref: str) -> Network:

@@ -10,7 +10,8 @@ from typing import Callable, Mapping
 import numpy as np
 
 from mla_edge.bundle import Bundle
-from mla_edge.engines import Engine, open_engine
+from mla_edge.engines import Engine
+from mla_edge.engines.opening import open_tiers
 from mla_edge.errors import BundleError, ConfigError, InferenceError
 from mla_edge.profiles import load_profile
 from mla_edge.runtime.routing import (
@@ -38,12 +39,18 @@ class FusedModel:
         engines: Mapping[str, Engine],
         router: Router,
         preprocess: Preprocess,
+        *,
+        runs_on: str = "",
+        note: str = "",
     ) -> None:
         """Take an engine for each tier of ``bundle``; most callers want ``mla_edge.load``.
 
-        BundleError says where the engines do not fit the bundle.
+        ``runs_on`` says what the engines are, ``note`` why not others. BundleError says where
+        the engines do not fit the bundle.
         """
         self.bundle = bundle
+        self.runs_on = runs_on
+        self.note = note
         self._tiers = bundle.tiers
         self._engines = [engines[tier.name] for tier in bundle.tiers]
         self._router = router
@@ -131,12 +138,16 @@ class FusedModel:
         return logits
 
 
-def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> FusedModel:
+def load(
+    folder: str | os.PathLike[str], *, engine: str = "auto", threads: int | None = None
+) -> FusedModel:
     """Load the bundle in ``folder``: check its hashes and open an engine for each tier.
 
-    ``threads`` is of each engine, 0 for every core; None takes what the bundle's profile says.
-    BundleError names the file that is missing, changed, cut off or does not fit.
-    MissingDependency names the package to install.
+    ``engine`` is ``auto`` (TensorRT where engines were built on this machine, otherwise ONNX
+    Runtime), ``onnxruntime``, ``tensorrt``, ``ort-tensorrt`` or ``ort-cuda``. ``threads`` is of
+    each engine, 0 for every core; None takes what the bundle's profile says.
+    BundleError names the file that is missing, changed, cut off or does not fit; EngineMismatch
+    what an engine was built for. MissingDependency names the package to install.
     """
     from mla_edge.preprocess import Preprocessor
 
@@ -148,15 +159,19 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None) -> Fused
         preprocess = Preprocessor(bundle.inputs)
     except ConfigError as error:
         raise BundleError(f"{folder}: {error}", hint=error.hint) from error
-    engines: dict[str, Engine] = {}
+    opened = open_tiers(bundle, engine=engine, threads=threads)
     try:
-        for tier in bundle.tiers:
-            path = bundle.graph(tier.name, cpu=True)
-            engines[tier.name] = open_engine(path, threads=threads)
-        return FusedModel(bundle, engines, CascadeRouter(bundle.policy), preprocess)
+        return FusedModel(
+            bundle,
+            opened.engines,
+            CascadeRouter(opened.policy),
+            preprocess,
+            runs_on=opened.title,
+            note=opened.note,
+        )
     except BaseException:
-        for engine in engines.values():
-            engine.close()
+        for each in opened.engines.values():
+            each.close()
         raise
 
 

@@ -7,10 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from mla_edge.engines.target import RTX_CAPABILITIES
+from mla_edge.errors import MissingDependency
 from mla_edge.exporter import tensorrt_check
 from mla_edge.exporter.onnx_graph import to_onnx
 from mla_edge.exporter.quantization import quantize
-from mla_edge.exporter.tensorrt_check import CAPABILITIES, verify_tensorrt
+from mla_edge.exporter.tensorrt_check import verify_tensorrt
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None,
@@ -19,7 +21,10 @@ needs_rtx = pytest.mark.skipif(
 
 
 def test_without_tensorrt_nothing_is_called_ok(graph, monkeypatch):
-    monkeypatch.setattr(tensorrt_check, "trt", None)
+    def missing(flavour):
+        raise MissingDependency(f"no {flavour}")
+
+    monkeypatch.setattr(tensorrt_check, "load_bindings", missing)
     found = verify_tensorrt(graph, int8=False)
 
     assert found.status == "not checked"
@@ -47,7 +52,7 @@ def test_the_int8_graph_builds_with_every_weighted_layer_dequantized(
     path = quantize(
         graph, tmp_path / "q.onnx", ranges, style="tensorrt", int8_weights=int8_weights
     ).path
-    found = verify_tensorrt(path, int8=True, capabilities=CAPABILITIES)
+    found = verify_tensorrt(path, int8=True, capabilities=RTX_CAPABILITIES)
 
     assert (found.status, found.reason, found.undequantized) == ("ok", "", ())
 

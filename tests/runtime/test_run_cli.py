@@ -236,7 +236,7 @@ def test_a_bundle_without_ears_does_not_open_the_microphone(tmp_path, monkeypatc
     bundle = make_bundle(tmp_path / "seeing", inputs=INPUTS[:1])
     logits = {"logits": np.zeros((1, len(LABELS)), np.float32)}
     monkeypatch.setattr(
-        "mla_edge.runtime.model.open_engine",
+        "mla_edge.engines.opening.open_engine",
         lambda path, threads: FakeEngine(
             [TensorSpec("image", "float32", (1, 3, 16, 16))], logits
         ),

@@ -1,0 +1,307 @@
+"""Build a bundle's engines on this machine, prove them, and publish the bundle with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Mapping
+
+from mla_edge.board import Board, identify
+from mla_edge.bundle import Bundle, sha256_of
+from mla_edge.engines.bindings import Bindings, flavour_of, load_bindings
+from mla_edge.engines.opening import BUILD, read_build
+from mla_edge.engines.sidecar import (
+    FOLDER,
+    Sidecar,
+    Target,
+    check_sidecar,
+    plan_path,
+    read_sidecar,
+    write_sidecar,
+)
+from mla_edge.engines.target import RTX_CAPABILITIES, describe_target
+from mla_edge.errors import BundleError, ExportError
+from mla_edge.exporter import report as reporting
+from mla_edge.exporter.engine_build import MIN_WORKSPACE_MB, BuildSpec, EngineBuild
+from mla_edge.exporter.engine_process import run_build
+from mla_edge.exporter.engine_proof import Proof, check_gate, prove
+from mla_edge.exporter.publishing import check_room, disk_errors, publish
+from mla_edge.exporter.steps import OnStep, StepEvent, Steps, partial_folder
+from mla_edge.profiles import DeviceProfile, load_profile
+
+TIMING_CACHE = "timing.cache"
+# TensorRT and CUDA themselves take most of this, before the first layer is tried.
+NEEDED_MB = 1024
+_WORKSPACE_SHARE = 0.5  # of the memory that is free
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """Which bundle to build for this machine, and how."""
+
+    bundle: Path
+    max_drop: float = 1.0
+    workspace_mb: int | None = None  # None: the profile's, at most half of what is free
+    optimisation_level: int | None = None
+    again: bool = False  # also where equal engines are there
+    root: Path = Path("/")
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """The bundle with its engines, and what is known of them."""
+
+    bundle: Bundle
+    key: str
+    facts: Mapping[str, Any]
+    reused: bool
+    seconds: float
+
+
+def _silent(event: StepEvent) -> None:
+    """Nobody listens."""
+
+
+def build(request: BuildRequest, on_step: OnStep = _silent) -> BuildResult:
+    """Build every tier for this machine, prove the engines, and publish the bundle with them.
+
+    Nothing changes when a step fails or is interrupted. BundleError: the bundle is for another
+    machine, or for none with TensorRT. ExportError: TensorRT refuses, or there is too little
+    memory. AccuracyGateError: an engine lost more than ``max_drop`` points. MissingDependency.
+    """
+    began = time.monotonic()
+    steps = Steps(on_step)
+    bundle, profile, bindings, target = recognise(request, steps)
+    if not request.again and is_built(bundle, target):
+        facts = read_build(bundle, target.key)
+        return BuildResult(bundle, target.key, facts, True, time.monotonic() - began)
+    workspace_mb = choose_workspace(request, profile)
+    parent = request.bundle.resolve().parent
+    with disk_errors(parent), partial_folder(parent, bundle.name) as folder:
+        check_room(parent, _room_mb(bundle))
+        new = _copy(bundle, folder, target.key)
+        with_engines = build_tiers(new, bindings, target, profile, request, workspace_mb, steps)
+        with steps.step("prove"):
+            proof = prove(new, bindings, target)
+            steps.note(proof.in_words)
+        facts = _facts(bindings, target, with_engines, proof)
+        check_gate(new, proof, request.max_drop)
+        with steps.step("publish"):
+            _record(new, target.key, facts)
+            publish(folder, request.bundle.resolve(), keep=False)
+    bundle = Bundle.read(request.bundle)
+    return BuildResult(bundle, target.key, facts, False, time.monotonic() - began)
+
+
+def recognise(
+    request: BuildRequest, steps: Steps
+) -> tuple[Bundle, DeviceProfile, Bindings, Target]:
+    """The bundle, whole; the device it is for; the TensorRT and the machine that are here."""
+    with steps.step("recognise"):
+        bundle = Bundle.read(request.bundle)
+        bundle.check_hashes()
+        profile = load_profile(bundle.profile)
+        check_machine(bundle, profile, identify(request.root))
+        bindings = load_bindings(flavour_of(profile.tensorrt))
+        target = describe_target(bindings, request.root)
+        steps.note(f"{profile.title}, {bindings.title}, {target.key}")
+    return bundle, profile, bindings, target
+
+
+def describe(request: BuildRequest, on_step: OnStep = _silent) -> dict[str, Any]:
+    """What ``build`` would do; everything is read and checked, nothing is written."""
+    bundle, profile, bindings, target = recognise(request, Steps(on_step))
+    there = is_built(bundle, target) and not request.again
+    workspace_mb = choose_workspace(request, profile)
+    built = [f"{tier.name}: build, workspace {workspace_mb} MB" for tier in bundle.tiers]
+    return {
+        "dry_run": True,
+        "bundle": str(bundle.folder),
+        "engines": str(bundle.folder / FOLDER / target.key),
+        "with": bindings.title,
+        "target": dataclasses.asdict(target),
+        "reused": there,
+        "steps": ["nothing: equal engines are there"]
+        if there
+        else [*built, "prove", "publish"],
+    }
+
+
+def check_machine(bundle: Bundle, profile: DeviceProfile, board: Board | None) -> None:
+    """BundleError, naming both, if ``bundle`` is for another machine than this one."""
+    if profile.tensorrt is None:
+        raise BundleError(
+            f"{bundle.folder}: is for {profile.title}, which runs no TensorRT: there is no "
+            "engine to build",
+            hint="run it as it is, or export for a board: mla-edge export --profile NAME",
+        )
+    if profile.soc is None:
+        return  # any machine with that TensorRT
+    if board is None:
+        raise BundleError(
+            f"{bundle.folder}: is for {profile.title}, and this machine is no Jetson",
+            hint="copy the bundle to the board and build it there; here it runs as it is",
+        )
+    if board.profile != profile.name:
+        here = board.profile or f"{board.model} ({board.module or board.soc})"
+        again = board.profile or "NAME, with a profile of your own"
+        raise BundleError(
+            f"{bundle.folder}: is for {profile.name} ({profile.title}), and this is {here}",
+            hint=f"export it for this board: mla-edge export --profile {again}",
+        )
+
+
+def is_built(bundle: Bundle, target: Target) -> bool:
+    """Whether ``bundle`` has whole engines of every tier for this very machine."""
+    for tier in bundle.tiers:
+        plan = plan_path(bundle, target.key, tier.name)
+        if plan.relative_to(bundle.folder).as_posix() not in bundle.files:
+            return False
+        try:
+            check_sidecar(plan, read_sidecar(plan), target, _graph_sha256(bundle, tier.name))
+        except BundleError:
+            return False
+    return True
+
+
+def choose_workspace(request: BuildRequest, profile: DeviceProfile) -> int:
+    """How much memory to try layers in, in MB; ExportError where too little is free."""
+    free_mb = free_memory_mb(request.root)
+    if free_mb is not None and free_mb < NEEDED_MB:
+        raise ExportError(
+            f"build: {free_mb} MB of memory are free, a build needs {NEEDED_MB} MB at least",
+            hint="stop the desktop: sudo systemctl isolate multi-user.target; or add swap",
+        )
+    if request.workspace_mb is not None:
+        return request.workspace_mb
+    wanted = profile.workspace_mb or 1024
+    if free_mb is None:
+        return wanted
+    return max(MIN_WORKSPACE_MB, min(wanted, int(free_mb * _WORKSPACE_SHARE)))
+
+
+def free_memory_mb(root: Path) -> int | None:
+    """Memory that programs can have, with what the kernel would give up; None if not known."""
+    try:
+        text = (root / "proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found.group(1)) // 1024 if found else None
+
+
+def build_tiers(  # noqa: PLR0913 - what every tier shares
+    bundle: Bundle,
+    bindings: Bindings,
+    target: Target,
+    profile: DeviceProfile,
+    request: BuildRequest,
+    workspace_mb: int,
+    steps: Steps,
+) -> dict[str, EngineBuild]:
+    """Write a plan and its sidecar for every tier; what each build gave."""
+    precision = str(bundle.provenance.get("precision", "fp32"))
+    floating = bundle.provenance.get("float_layers", {})
+    folder = bundle.folder / FOLDER / target.key
+    folder.mkdir(parents=True, exist_ok=True)  # its timing cache may be there
+    built = {}
+    for tier in bundle.tiers:
+        graph, plan = (
+            bundle.graph(tier.name, cpu=False),
+            plan_path(bundle, target.key, tier.name),
+        )
+        spec = BuildSpec(
+            graph=str(graph),
+            precision=precision,
+            carries_types=precision == "fp16",
+            float_layers=tuple(floating.get(tier.name, ())),
+            workspace_mb=workspace_mb,
+            optimisation_level=request.optimisation_level,
+            timing_cache=None if target.flavour == "rtx" else str(folder / TIMING_CACHE),
+            capabilities=RTX_CAPABILITIES if target.flavour == "rtx" else (),
+        )
+        with steps.step("build", tier.name):
+            made = run_build(target.flavour, spec, plan, steps.progress)
+            steps.note(_in_words(made))
+        write_sidecar(
+            plan,
+            Sidecar(
+                tier=tier.name,
+                target=target,
+                onnx_sha256=_graph_sha256(bundle, tier.name),
+                plan_sha256=sha256_of(plan),
+                build=dataclasses.asdict(made),
+            ),
+        )
+        built[tier.name] = made
+    return built
+
+
+def _in_words(made: EngineBuild) -> str:
+    warned = f", {len(made.warnings)} warnings" if made.warnings else ""
+    return (
+        f"{made.layers} layers, {made.typing}ly typed, {made.plan_bytes / 1e6:.2f} MB{warned}"
+    )
+
+
+def _graph_sha256(bundle: Bundle, tier: str) -> str:
+    graph = bundle.graph(tier, cpu=False).relative_to(bundle.folder).as_posix()
+    return bundle.files[graph]
+
+
+def _room_mb(bundle: Bundle) -> float:
+    """A copy of the bundle, and engines about as large as their graphs in float."""
+    sizes = sum((bundle.folder / name).stat().st_size for name in bundle.files)
+    return 64.0 + 5 * sizes / 1e6
+
+
+def _copy(bundle: Bundle, folder: Path, key: str) -> Bundle:
+    """The bundle in ``folder``, without the engines of ``key``; its timing cache stays."""
+    old = bundle.folder / FOLDER / key
+    for name in bundle.files:
+        source = bundle.folder / name
+        if old in source.parents and source.name != TIMING_CACHE:
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / name)
+    return dataclasses.replace(bundle, folder=folder)
+
+
+def _facts(
+    bindings: Bindings, target: Target, built: Mapping[str, EngineBuild], proof: Proof
+) -> dict[str, Any]:
+    """What is recorded of the engines of one machine, ready for JSON."""
+    return {
+        "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "with": bindings.title,
+        "target": dataclasses.asdict(target),
+        "tiers": {name: dataclasses.asdict(made) for name, made in built.items()},
+        "proof": proof.as_json(),
+        "policy": None if proof.policy is None else dataclasses.asdict(proof.policy),
+    }
+
+
+def _record(bundle: Bundle, key: str, facts: Mapping[str, Any]) -> None:
+    """Write the verdict beside the engines, into the report, and every hash."""
+    reporting.write_json(bundle.folder / FOLDER / key / BUILD, facts)
+    try:
+        whole = reporting.read(bundle.folder)
+        whole["engines"] = {**whole.get("engines", {}), key: facts}
+        reporting.write(bundle.folder, whole)
+    except (KeyError, TypeError) as error:
+        raise BundleError(
+            f"{bundle.folder}: its report is not of this version: {error!r}",
+            hint="export the bundle again",
+        ) from error
+    files = sorted(path for path in bundle.folder.rglob("*") if path.is_file())
+    hashes = {
+        path.relative_to(bundle.folder).as_posix(): sha256_of(path)
+        for path in files
+        if path.name != "bundle.json"
+    }
+    dataclasses.replace(bundle, files=hashes).write()
