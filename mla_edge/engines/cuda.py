@@ -45,7 +45,8 @@ class Buffer:
         self.host: np.ndarray = driver.pagelocked_empty(shape, np.dtype(dtype), mem_flags=flags)
         self._pinned: Any = self.host.base
         self._twin: Any = None if mapped else driver.mem_alloc(self.host.nbytes)
-        self.address = int(self._pinned.get_device_pointer() if mapped else self._twin)
+        seen: Any = self._pinned.get_device_pointer() if mapped else self._twin
+        self.address = int(seen)
 
     def upload(self, stream: Any) -> None:
         """Let the GPU see what the host wrote, in the stream's order."""
