@@ -74,11 +74,7 @@ class TensorRTEngine:
         gpu = self._gpu
         if gpu is None:
             raise InferenceError(f"{self._path}: the engine is closed")
-        if threading.get_ident() != self._thread:
-            raise InferenceError(
-                f"{self._path}: used on another thread than the one that loaded it",
-                hint="load the model on the thread that runs it",
-            )
+        self._check_thread()
         if len(inputs) != len(self._feeds):
             raise self._unexpected(inputs)
         for name, buffer in self._feeds:
@@ -104,10 +100,14 @@ class TensorRTEngine:
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Free everything, in the order that TensorRT and CUDA ask for; safe to call twice."""
-        gpu, self._gpu = self._gpu, None
-        if gpu is None:
+        """Free everything, in the order that TensorRT and CUDA ask for; safe to call twice.
+
+        InferenceError on another thread than the one that loaded it.
+        """
+        if self._gpu is None:
             return
+        self._check_thread()
+        gpu, self._gpu = self._gpu, None
         self._context = None  # uses the engine and the buffers
         self._engine = None
         self._runtime = None
@@ -148,6 +148,13 @@ class TensorRTEngine:
         if mask is not None and not np.isfinite(host, out=mask).all():
             raise InferenceError(
                 f"{self._path}: input {name!r} has values that are not finite (NaN or infinite)"
+            )
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise InferenceError(
+                f"{self._path}: used on another thread than the one that loaded it",
+                hint="load, run and close the model on one thread",
             )
 
     def _unexpected(self, inputs: Tensors) -> InferenceError:
