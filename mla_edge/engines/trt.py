@@ -143,12 +143,12 @@ class TensorRTEngine:
                 f"{self._path}: input {name!r}: expected {host.dtype} {list(host.shape)}, "
                 f"found {value.dtype} {list(value.shape)}"
             )
-        np.copyto(host, value)
         mask = self._finite.get(name)
-        if mask is not None and not np.isfinite(host, out=mask).all():
+        if mask is not None and not np.isfinite(value, out=mask).all():
             raise InferenceError(
                 f"{self._path}: input {name!r} has values that are not finite (NaN or infinite)"
             )
+        np.copyto(host, value)
 
     def _check_thread(self) -> None:
         if threading.get_ident() != self._thread:
