@@ -237,13 +237,13 @@ def _environment(board: Board, python: Interpreter) -> Finding:
 
 def _tensorrt_in(board: Board, python: Interpreter) -> Finding:
     name, needed_for = "tensorrt for Python", "build"
-    own = [package for package in python.pip_packages if _is_tensorrt(package)]
+    own = [package for package in python.from_pip if _is_tensorrt(package)]
     if own:
         detail = (
-            f"pip's {own[0]} {python.pip_packages[own[0]]} hides JetPack's "
+            f"pip's {own[0]} {python.from_pip[own[0]]} hides JetPack's "
             f"{board.tensorrt or 'TensorRT'}, the only one made for this board"
         )
-        fix = f"{python.pip} uninstall -y {' '.join(own)}"
+        fix = python.uninstall_command(own)
         return Finding(name, needed_for, MISSING, detail, fix)
     if board.tensorrt_python is None:
         detail = "JetPack's is not there; run works without"
@@ -258,7 +258,7 @@ def _tensorrt_in(board: Board, python: Interpreter) -> Finding:
 
 def _gstreamer(board: Board, python: Interpreter) -> Finding:
     name, needed_for = "gstreamer", "CSI cameras"
-    own = [package for package in python.pip_packages if package.startswith("opencv-")]
+    own = [package for package in python.from_pip if package.startswith("opencv-")]
     numpy = python.packages.get("numpy", "")
     fixes = []
     if not own and "opencv" in python.system_packages and _numbers(numpy) >= (2,):
@@ -274,7 +274,7 @@ def _gstreamer(board: Board, python: Interpreter) -> Finding:
         if not python.sees_system or not python_fits(board, python):
             fixes.append(environment_command(board, python))
         if own:
-            fixes.append(f"{python.pip} uninstall -y {' '.join(own)}")
+            fixes.append(python.uninstall_command(own))
     if _numbers(numpy) >= (2,):
         fixes.append(f"{python.pip} install 'numpy<2'")
     return Finding(

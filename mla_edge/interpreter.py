@@ -27,7 +27,8 @@ class Interpreter:
     virtual: bool  # a virtual environment
     of_system: bool  # whether the system's Python is underneath
     sees_system: bool  # whether it imports what is installed as Debian packages
-    pip_packages: dict[str, str]  # those that are not from Debian packages
+    pip_packages: dict[str, str]  # those that its own pip brought
+    local_packages: dict[str, str]  # those of an open environment that the system's pip brought
     system_packages: dict[str, str]  # empty where it does not see them
     gstreamer: bool | None  # whether its OpenCV has it; None: not known, or no OpenCV
 
@@ -44,15 +45,36 @@ class Interpreter:
         return f"{self.prefix}/bin/pip" if self.virtual else f"python{self.minor} -m pip"
 
     @property
+    def from_pip(self) -> dict[str, str]:
+        """What pip brought, which hides what Debian packages did."""
+        return {**self.local_packages, **self.pip_packages}
+
+    @property
     def packages(self) -> dict[str, str]:
-        """Everything that it sees; pip's come first, as they do when it imports."""
-        return {**self.system_packages, **self.pip_packages}
+        """Everything that it sees, as it would import it."""
+        return {**self.system_packages, **self.from_pip}
+
+    def uninstall_command(self, packages: list[str]) -> str:
+        """The command that removes ``packages`` of pip, each with the pip that brought it."""
+        own = [name for name in packages if name in self.pip_packages]
+        local = [name for name in packages if name in self.local_packages]
+        commands = []
+        if own:
+            commands.append(f"{self.pip} uninstall -y {' '.join(own)}")
+        if local:
+            pip = f"/usr/bin/python{self.minor} -m pip"
+            commands.append(f"sudo {pip} uninstall -y {' '.join(local)}")
+        return " && ".join(commands)
 
 
 def running_interpreter() -> Interpreter:
     """The Python that this runs in."""
     folders = [Path(entry) for entry in sys.path if entry]
     system = [folder for folder in folders if _SYSTEM.search(folder.as_posix())]
+    others = [folder for folder in folders if folder not in system]
+    own = others
+    if sys.prefix != sys.base_prefix:
+        own = [folder for folder in others if Path(sys.prefix) in folder.parents]
     installed = machine_files.packages(Path("/")) if system else {}
     return Interpreter(
         version=platform.python_version(),
@@ -61,7 +83,8 @@ def running_interpreter() -> Interpreter:
         virtual=sys.prefix != sys.base_prefix,
         of_system=sys.base_prefix == "/usr",
         sees_system=bool(system),
-        pip_packages=_packages(folder for folder in folders if folder not in system),
+        pip_packages=_packages(own),
+        local_packages=_packages(folder for folder in others if folder not in own),
         system_packages=_system_packages(system, installed),
         gstreamer=_running_gstreamer(),
     )
@@ -82,11 +105,7 @@ def find_interpreter(root: Path) -> Interpreter | None:
     if found:
         return min(found, key=lambda python: "mla-edge" not in python.pip_packages)
     version = re.match(r"3\.\d+", machine_files.packages(root).get("python3", ""))
-    if version is None:
-        return None
-    local = root.glob(f"usr/local/lib/python{version.group()}/dist-packages")
-    users = root.glob(f"home/*/.local/lib/python{version.group()}/site-packages")
-    return _read(root, version.group(), None, [*users, *local], of_system=True, opened=True)
+    return _read(root, version.group(), None, of_system=True, opened=True) if version else None
 
 
 def has_gstreamer(build_information: str) -> bool | None:
@@ -102,7 +121,6 @@ def _environment(root: Path, folder: Path) -> Interpreter:
         root,
         entries.get("version") or entries.get("version_info") or "unknown",  # uv: the latter
         folder,
-        sorted(folder.glob("lib/python3*/site-packages")),
         of_system=entries.get("home") in ("/usr/bin", "/bin"),
         opened=entries.get("include-system-site-packages", "").lower() == "true",
     )
@@ -112,20 +130,24 @@ def _read(
     root: Path,
     version: str,
     environment: Path | None,
-    own: list[Path],
     *,
     of_system: bool,
     opened: bool,
 ) -> Interpreter:
-    """The interpreter of an environment, otherwise the system's; ``own`` is what pip fills."""
+    """The interpreter of an environment, otherwise the system's."""
     minor = ".".join(version.split(".")[:2])
-    system = []
+    system: list[Path] = []
+    local: list[Path] = []
     if of_system and opened:  # another Python has packages of its own there
         system = [root / f"usr/lib/python{name}/dist-packages" for name in (minor, "3")]
+        local = sorted(root.glob(f"home/*/.local/lib/python{minor}/site-packages"))
+        local += [root / f"usr/local/lib/python{minor}/dist-packages"]
+    own = sorted(environment.glob("lib/python3*/site-packages")) if environment else local
     pip_packages = _packages(own)
+    local_packages = _packages(local) if environment else {}
     system_packages = _system_packages(system, machine_files.packages(root))
     gstreamer = None
-    if any(name.startswith("opencv-") for name in pip_packages):
+    if any(name.startswith("opencv-") for name in {**local_packages, **pip_packages}):
         gstreamer = False
     elif "opencv" in system_packages:
         gstreamer = True
@@ -137,6 +159,7 @@ def _read(
         of_system=of_system,
         sees_system=of_system and opened,
         pip_packages=pip_packages,
+        local_packages=local_packages,
         system_packages=system_packages,
         gstreamer=gstreamer,
     )

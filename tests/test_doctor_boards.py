@@ -343,3 +343,12 @@ def test_swap_on_a_disk_counts_for_a_build():
     board = dataclasses.replace(identify(BOARDS / "orin-nano-jp6"), swap_mb=1000)
     (one,) = [f for f in board_findings(board) if f.name == "memory"]
     assert one.status == OK
+
+
+def test_what_the_system_s_pip_brought_is_removed_by_it():
+    """An open environment sees what ``sudo pip install`` left in the system's Python."""
+    one = finding_in(thor(local_packages={"tensorrt": "10.9.0.34"}), "tensorrt for Python")
+    assert (one.status, one.fix) == (
+        MISSING,
+        "sudo /usr/bin/python3.12 -m pip uninstall -y tensorrt",
+    )

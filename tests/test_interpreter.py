@@ -52,6 +52,20 @@ def test_one_that_is_open_sees_what_debian_packages_brought():
     assert python.gstreamer is True
 
 
+def test_an_open_environment_sees_what_the_system_s_pip_brought(tmp_path):
+    make_environment(tmp_path, packages=["soxr-0.5.0"])
+    site = tmp_path / "usr/local/lib/python3.10/dist-packages"
+    (site / "opencv_python-4.11.0.86.dist-info").mkdir(parents=True)
+    python = find_interpreter(tmp_path)
+    assert python.pip_packages == {"soxr": "0.5.0"}
+    assert python.local_packages == {"opencv-python": "4.11.0.86"}
+    assert python.gstreamer is False
+    assert python.uninstall_command(["opencv-python", "soxr"]) == (
+        "/home/user/.venv/bin/pip uninstall -y soxr && "
+        "sudo /usr/bin/python3.10 -m pip uninstall -y opencv-python"
+    )
+
+
 def test_without_an_environment_it_is_the_system_s():
     python = find_interpreter(BOARDS / "container-no-sys")
     assert (python.version, python.prefix, python.virtual) == ("3.10", "/usr", False)
