@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Mapping
 
+from mla_edge import machine_files
 from mla_edge.board import Board, identify
+from mla_edge.board_findings import BUILDER_MB
 from mla_edge.bundle import Bundle, sha256_of
 from mla_edge.engines.bindings import Bindings, flavour_of, load_bindings
 from mla_edge.engines.opening import BUILD, read_build
@@ -35,8 +36,6 @@ from mla_edge.exporter.steps import OnStep, StepEvent, Steps, partial_folder
 from mla_edge.profiles import DeviceProfile, load_profile
 
 TIMING_CACHE = "timing.cache"
-# TensorRT and CUDA themselves take most of this, before the first layer is tried.
-NEEDED_MB = 1024
 _WORKSPACE_SHARE = 0.5  # of the memory that is free
 
 
@@ -182,10 +181,12 @@ def is_built(bundle: Bundle, target: Target) -> bool:
 
 def choose_workspace(request: BuildRequest, profile: DeviceProfile) -> int:
     """How much memory to try layers in, in MB; ExportError where too little is free."""
-    free_mb = free_memory_mb(request.root)
-    if free_mb is not None and free_mb < NEEDED_MB:
+    free_mb = machine_files.memory_mb(request.root, "MemAvailable")
+    swap_mb = machine_files.swap_mb(request.root) or 0
+    if free_mb is not None and free_mb + swap_mb < BUILDER_MB:
         raise ExportError(
-            f"build: {free_mb} MB of memory are free, a build needs {NEEDED_MB} MB at least",
+            f"build: {free_mb} MB of memory and {swap_mb} MB of swap are free, a build needs "
+            f"about {BUILDER_MB} MB",
             hint="stop the desktop: sudo systemctl isolate multi-user.target; or add swap",
         )
     if request.workspace_mb is not None:
@@ -194,16 +195,6 @@ def choose_workspace(request: BuildRequest, profile: DeviceProfile) -> int:
     if free_mb is None:
         return wanted
     return max(MIN_WORKSPACE_MB, min(wanted, int(free_mb * _WORKSPACE_SHARE)))
-
-
-def free_memory_mb(root: Path) -> int | None:
-    """Memory that programs can have, with what the kernel would give up; None if not known."""
-    try:
-        text = (root / "proc/meminfo").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found.group(1)) // 1024 if found else None
 
 
 def build_tiers(  # noqa: PLR0913 - what every tier shares
