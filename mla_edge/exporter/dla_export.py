@@ -93,7 +93,7 @@ def summarise(facts: Mapping[str, Any]) -> str:
         f"{counts['dla']} of {counts['dla'] + counts['gpu']} layers, "
         f"{facts['macs_share']:.0%} of the multiplications, {facts['loadables']} loadables, "
         f"{facts['gpu_islands']} GPU islands, {facts['transitions']} tensors handed over "
-        f"({facts['border_bytes'] / 1e6:.2f} MB): {facts['advice']}"
+        f"({facts['border_bytes'] / 1e3:.1f} kB): {facts['advice']}"
     )
 
 

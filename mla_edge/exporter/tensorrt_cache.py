@@ -2,8 +2,8 @@
 
 Not to be mixed up with ``calibration_cache``, which writes our own ranges as JSON. The first
 line names TensorRT's version and its calibrator; then a line a tensor, ``name: hex``, the hex
-being the scale (the amplitude of the tensor / 127) as a big-endian float32. TensorRT takes a
-cache only under the version that it is itself: read it and write it again for another one.
+being the scale (the amplitude of the tensor / 127) as a big-endian float32. TensorRT may
+refuse a cache that names another version than its own: read it, and write it for that one.
 The format is as in https://github.com/NVIDIA/Deep-Learning-Accelerator-SW (qdq-translator).
 """
 
