@@ -118,22 +118,22 @@ class TensorRTEngine:
         gpu.release()
 
     def _allocate(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        engine, context, trt = self._engine, self._context, self._trt
+        # Nothing of TensorRT in a local: a traceback would keep it while close frees the rest.
         assert self._gpu is not None
         inputs, outputs = [], []
-        for i in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(i)
-            shape = tuple(engine.get_tensor_shape(name))
-            kind = engine.get_tensor_dtype(name).name
+        for i in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(i)
+            shape = tuple(self._engine.get_tensor_shape(name))
+            kind = self._engine.get_tensor_dtype(name).name
             if kind not in _DTYPES or any(size < 0 for size in shape):
                 raise self._refused(f"its tensor {name!r} is {kind} {list(shape)}")
             spec = TensorSpec(name, _DTYPES[kind], shape)
             buffer = self._gpu.buffer(spec.shape, spec.dtype)
             self._buffers[name] = buffer
-            if not context.set_tensor_address(name, buffer.address):
+            if not self._context.set_tensor_address(name, buffer.address):
                 raise self._refused(f"it does not take the memory of {name!r}")
-            given = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            (inputs if given else outputs).append(spec)
+            mode = self._engine.get_tensor_mode(name)
+            (inputs if mode == self._trt.TensorIOMode.INPUT else outputs).append(spec)
         return tuple(inputs), tuple(outputs)
 
     def _fill(self, name: str, host: np.ndarray, value: np.ndarray) -> None:
