@@ -43,9 +43,10 @@ class TensorRTEngine:
         self._buffers: dict[str, Buffer] = {}
         self._context: Any = None
         self._engine: Any = None
+        self._runtime: Any = None
         try:
             self._log.clear()
-            self._runtime: Any = bindings.trt.Runtime(bindings.logger)
+            self._runtime = self._start(bindings)
             self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
             if self._engine is None:
                 raise self._refused(f"{bindings.title} does not load it")
@@ -116,6 +117,15 @@ class TensorRTEngine:
         self._buffers, self._answers = {}, {}
         self._feeds, self._reads = [], []
         gpu.release()
+
+    def _start(self, bindings: Bindings) -> Any:
+        try:
+            return bindings.trt.Runtime(bindings.logger)
+        except TypeError as error:  # all that pybind11 says when CUDA does not start
+            raise InferenceError(
+                f"{bindings.title} does not start: {self._log.last_error or error}",
+                hint="free memory, and see whether there is a GPU: mla-edge doctor",
+            ) from error
 
     def _allocate(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         # Nothing of TensorRT in a local: a traceback would keep it while close frees the rest.
