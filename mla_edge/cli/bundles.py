@@ -32,11 +32,17 @@ def inspect(bundle: Folder, as_json: AsJson = False) -> None:
 def verify(bundle: Folder, as_json: AsJson = False) -> None:
     """Prove a bundle on this machine: hashes, every graph loads, golden samples agree."""
     import mla_edge
+    from mla_edge.engines.opening import machines
     from mla_edge.engines.verification import verify as prove
+    from mla_edge.engines.verification import verify_engines
 
+    engines = ""
     try:
         opened = Bundle.read(bundle)
         checks = prove(opened)
+        if machines(opened):
+            found, engines = verify_engines(opened)
+            checks += found
         mla_edge.load(bundle).close()  # what is proven must also run
     except BundleError as error:
         if as_json:
@@ -45,7 +51,10 @@ def verify(bundle: Folder, as_json: AsJson = False) -> None:
     wrong = [check for check in checks if not check.ok]
     if as_json:
         rows = [{**asdict(check), "ok": check.ok} for check in checks]
-        typer.echo(json.dumps({"ok": not wrong, "problem": None, "checks": rows}, indent=2))
+        shown: Dict[str, Any] = {"ok": not wrong, "problem": None, "checks": rows}
+        if engines:
+            shown["engines_not_checked"] = engines
+        typer.echo(json.dumps(shown, indent=2))
     else:
         typer.echo(f"{opened.name}: {len(opened.files)} files match their sha256")
         for check in checks:
@@ -54,6 +63,8 @@ def verify(bundle: Folder, as_json: AsJson = False) -> None:
                 f"agrees with the float network on {check.match.top1_agreement:.1%} "
                 f"of the golden samples (at least {check.required:.1%} required)"
             )
+        if engines:
+            typer.echo(f"  engines are not checked here: {engines}")
     if wrong:
         names = ", ".join(f"{check.tier} ({check.form})" for check in wrong)
         raise BundleError(
@@ -99,6 +110,10 @@ def _accuracy(bundle: Bundle, report: Dict[str, Any]) -> List[str]:
                     f"{found['samples']} samples, float {found['float_accuracy']:.1%}"
                 )
             lines.append(f"  {tier['name']}: TensorRT {tier['tensorrt']['status']}")
+        for key, built in report.get("engines", {}).items():
+            proof = built["proof"]
+            said = proof["reason"] or f"proven on {proof['samples']} golden samples"
+            lines.append(f"  engines {key}, {built['with']}: {said}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
             f"{bundle.folder / _REPORT}: is not a report of this version: {error!r}",

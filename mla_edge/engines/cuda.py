@@ -51,7 +51,8 @@ class Buffer:
             except driver.Error:
                 self._pinned.free()
                 raise
-        self.address = int(self._pinned.get_device_pointer() if mapped else self._twin)
+        seen: Any = self._pinned.get_device_pointer() if mapped else self._twin
+        self.address = int(seen)
 
     def upload(self, stream: Any) -> None:
         """Let the GPU see what the host wrote, in the stream's order."""

@@ -52,7 +52,7 @@ def open_tiers(bundle: Bundle, *, engine: str = "auto", threads: int = 0) -> Ope
     if engine in ("ort-tensorrt", "ort-cuda"):
         return _open_provider(bundle, engine[4:], threads)
     note = ""
-    if engine == "auto" and _machines(bundle):
+    if engine == "auto" and machines(bundle):
         try:
             return _open_tensorrt(bundle)
         except (MissingDependency, EngineMismatch, InferenceError) as error:
@@ -74,8 +74,8 @@ def read_build(bundle: Bundle, key: str) -> dict[str, Any]:
         ) from error
 
 
-def _machines(bundle: Bundle) -> list[str]:
-    """The keys of the machines that the bundle has engines for."""
+def machines(bundle: Bundle) -> list[str]:
+    """The keys of the machines that ``bundle`` has engines for."""
     names = {Path(name).parts for name in bundle.files}
     return sorted({parts[1] for parts in names if parts[0] == FOLDER and len(parts) == 3})
 
@@ -83,29 +83,27 @@ def _machines(bundle: Bundle) -> list[str]:
 def _open_tensorrt(bundle: Bundle) -> Opened:
     from mla_edge.engines.bindings import load_bindings
 
-    machines = _machines(bundle)
-    if not machines:
+    keys = machines(bundle)
+    if not keys:
         raise EngineMismatch(
             f"{bundle.folder}: has no TensorRT engine",
             hint=f"build them on this machine: mla-edge build {bundle.folder}",
         )
-    bindings = load_bindings(
-        "rtx" if all(m.startswith("rtx") for m in machines) else "tensorrt"
-    )
-    key = _matching(bundle, bindings, machines)
+    bindings = load_bindings("rtx" if all(k.startswith("rtx") for k in keys) else "tensorrt")
+    key = _matching(bundle, bindings, keys)
     built = read_build(bundle, key)
     policy = read_policy(built["policy"]) if built.get("policy") else bundle.policy
     return Opened(_open_plans(bundle, bindings, key), f"{bindings.title}, {key}", policy)
 
 
-def _matching(bundle: Bundle, bindings: Bindings, machines: list[str]) -> str:
+def _matching(bundle: Bundle, bindings: Bindings, keys: list[str]) -> str:
     """The key of this machine, after comparing every tier's sidecar; EngineMismatch if none."""
     from mla_edge.engines.target import describe_target
 
     here = describe_target(bindings)
-    if here.key not in machines:
+    if here.key not in keys:
         raise EngineMismatch(
-            f"{bundle.folder}: its engines are for {', '.join(machines)}; "
+            f"{bundle.folder}: its engines are for {', '.join(keys)}; "
             f"this machine is {here.key}",
             hint=f"build them on this machine: mla-edge build {bundle.folder}",
         )

@@ -75,11 +75,7 @@ class TensorRTEngine:
         gpu = self._gpu
         if gpu is None:
             raise InferenceError(f"{self._path}: the engine is closed")
-        if threading.get_ident() != self._thread:
-            raise InferenceError(
-                f"{self._path}: used on another thread than the one that loaded it",
-                hint="load the model on the thread that runs it",
-            )
+        self._check_thread()
         if len(inputs) != len(self._feeds):
             raise self._unexpected(inputs)
         for name, buffer in self._feeds:
@@ -87,6 +83,7 @@ class TensorRTEngine:
             if value is None:
                 raise self._unexpected(inputs)
             self._fill(name, buffer.host, value)
+        for _, buffer in self._feeds:  # after the last one was found good
             buffer.upload(gpu.stream)
         if not self._context.execute_async_v3(gpu.stream.handle):
             raise InferenceError(
@@ -105,10 +102,14 @@ class TensorRTEngine:
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Free everything, in the order that TensorRT and CUDA ask for; safe to call twice."""
-        gpu, self._gpu = self._gpu, None
-        if gpu is None:
+        """Free everything, in the order that TensorRT and CUDA ask for; safe to call twice.
+
+        InferenceError on another thread than the one that loaded it.
+        """
+        if self._gpu is None:
             return
+        self._check_thread()
+        gpu, self._gpu = self._gpu, None
         self._context = None  # uses the engine and the buffers
         self._engine = None
         self._runtime = None
@@ -130,7 +131,8 @@ class TensorRTEngine:
     def _allocate(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         # Nothing of TensorRT in a local: a traceback would keep it while close frees the rest.
         assert self._gpu is not None
-        inputs, outputs = [], []
+        inputs: list[TensorSpec] = []
+        outputs: list[TensorSpec] = []
         for i in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(i)
             shape = tuple(self._engine.get_tensor_shape(name))
@@ -152,11 +154,18 @@ class TensorRTEngine:
                 f"{self._path}: input {name!r}: expected {host.dtype} {list(host.shape)}, "
                 f"found {value.dtype} {list(value.shape)}"
             )
-        np.copyto(host, value)
         mask = self._finite.get(name)
-        if mask is not None and not np.isfinite(host, out=mask).all():
+        if mask is not None and not np.isfinite(value, out=mask).all():
             raise InferenceError(
                 f"{self._path}: input {name!r} has values that are not finite (NaN or infinite)"
+            )
+        np.copyto(host, value)
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise InferenceError(
+                f"{self._path}: used on another thread than the one that loaded it",
+                hint="load, run and close the model on one thread",
             )
 
     def _unexpected(self, inputs: Tensors) -> InferenceError:

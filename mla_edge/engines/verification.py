@@ -10,8 +10,9 @@ import numpy as np
 
 from mla_edge import golden as golden_file
 from mla_edge.bundle import Bundle
+from mla_edge.engines.opening import open_tiers
 from mla_edge.engines.ort import OnnxRuntimeEngine
-from mla_edge.errors import BundleError, InferenceError
+from mla_edge.errors import BundleError, EngineMismatch, InferenceError, MissingDependency
 from mla_edge.golden import Golden, Match, compare, read_golden
 
 if TYPE_CHECKING:
@@ -116,3 +117,27 @@ def verify(bundle: Bundle) -> list[GraphCheck]:
             for tier, match in matches.items()
         ]
     return checks
+
+
+def verify_engines(bundle: Bundle) -> tuple[list[GraphCheck], str]:
+    """The TensorRT engines of this machine against the golden samples, as ``verify``.
+
+    The text says why there is nothing to check here: no engine, no GPU, another machine.
+    """
+    try:
+        opened = open_tiers(bundle, engine="tensorrt")
+    except (MissingDependency, EngineMismatch, InferenceError) as error:
+        return [], str(error)
+    golden = read_golden(bundle.folder / golden_file.FILE)
+    try:
+        found = answer(opened.engines, bundle.tiers, golden)
+    finally:
+        for engine in opened.engines.values():
+            engine.close()
+    recorded = bundle.provenance["golden"]["tensorrt"]
+    checks = []
+    for tier, logits in found.items():
+        match = compare(golden.logits[tier], logits)
+        required = float(recorded[tier]["top1_agreement"]) - 1 / len(golden)
+        checks.append(GraphCheck(tier, "engine", match, max(0.0, required)))
+    return checks, ""

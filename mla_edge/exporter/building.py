@@ -25,7 +25,7 @@ from mla_edge.engines.sidecar import (
     write_sidecar,
 )
 from mla_edge.engines.target import RTX_CAPABILITIES, describe_target
-from mla_edge.errors import BundleError, ExportError
+from mla_edge.errors import BundleError, ExportError, InferenceError, MissingDependency
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.engine_build import MIN_WORKSPACE_MB, BuildSpec, EngineBuild
 from mla_edge.exporter.engine_process import run_build
@@ -106,9 +106,18 @@ def recognise(
         bundle = Bundle.read(request.bundle)
         bundle.check_hashes()
         profile = load_profile(bundle.profile)
-        check_machine(bundle, profile, identify(request.root))
-        bindings = load_bindings(flavour_of(profile.tensorrt))
-        target = describe_target(bindings, request.root)
+        board = identify(request.root)
+        check_board(bundle, profile, board)
+        try:
+            bindings = load_bindings(flavour_of(profile.tensorrt))
+            target = describe_target(bindings, request.root)
+        except (MissingDependency, InferenceError) as error:
+            if profile.soc is not None and board is None:
+                raise _no_jetson(bundle, profile) from error
+            raise
+        # In a container the files that tell a board may be missing; its GPU is not.
+        if profile.soc is not None and board is None and target.sm != profile.sm:
+            raise _no_jetson(bundle, profile)
         steps.note(f"{profile.title}, {bindings.title}, {target.key}")
     return bundle, profile, bindings, target
 
@@ -132,28 +141,30 @@ def describe(request: BuildRequest, on_step: OnStep = _silent) -> dict[str, Any]
     }
 
 
-def check_machine(bundle: Bundle, profile: DeviceProfile, board: Board | None) -> None:
-    """BundleError, naming both, if ``bundle`` is for another machine than this one."""
+def check_board(bundle: Bundle, profile: DeviceProfile, board: Board | None) -> None:
+    """BundleError, naming both, if ``bundle`` is for another board than this one."""
     if profile.tensorrt is None:
         raise BundleError(
             f"{bundle.folder}: is for {profile.title}, which runs no TensorRT: there is no "
             "engine to build",
             hint="run it as it is, or export for a board: mla-edge export --profile NAME",
         )
-    if profile.soc is None:
-        return  # any machine with that TensorRT
-    if board is None:
-        raise BundleError(
-            f"{bundle.folder}: is for {profile.title}, and this machine is no Jetson",
-            hint="copy the bundle to the board and build it there; here it runs as it is",
-        )
-    if board.profile != profile.name:
-        here = board.profile or f"{board.model} ({board.module or board.soc})"
-        again = board.profile or "NAME, with a profile of your own"
-        raise BundleError(
-            f"{bundle.folder}: is for {profile.name} ({profile.title}), and this is {here}",
-            hint=f"export it for this board: mla-edge export --profile {again}",
-        )
+    # A profile without a SoC is for any machine that has its TensorRT.
+    if profile.soc is None or board is None or board.profile == profile.name:
+        return
+    here = board.profile or f"{board.model} ({board.module or board.soc})"
+    again = board.profile or "NAME, with a profile of your own"
+    raise BundleError(
+        f"{bundle.folder}: is for {profile.name} ({profile.title}), and this is {here}",
+        hint=f"export it for this board: mla-edge export --profile {again}",
+    )
+
+
+def _no_jetson(bundle: Bundle, profile: DeviceProfile) -> BundleError:
+    return BundleError(
+        f"{bundle.folder}: is for {profile.title}, and this machine is no Jetson",
+        hint="copy the bundle to the board and build it there; here it runs as it is",
+    )
 
 
 def is_built(bundle: Bundle, target: Target) -> bool:

@@ -17,13 +17,15 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from mla_edge.engines.bindings import Bindings, load_bindings
 from mla_edge.errors import ExportError, MlaEdgeError
 
 OnPhase = Callable[[str, float], None]
 """Told the phase that runs and the share of it that is done, 0 to 1."""
+
+_Value = TypeVar("_Value", "BuildSpec", "EngineBuild")
 
 MIN_WORKSPACE_MB = 64
 # Sums and exponentials lose too much in FP16; so do the modules that a network marks.
@@ -80,7 +82,8 @@ def build_engine(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if spec.optimisation_level is not None and hasattr(config, "builder_optimization_level"):
         config.builder_optimization_level = spec.optimisation_level
-    flags, held = (), ()
+    flags: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
     if not strong:
         flags = _weak_flags(trt, builder, config, spec)
         held = _hold_float(trt, network, config, spec) if "FP16" in flags else ()
@@ -325,6 +328,14 @@ def _refused(bindings: Bindings, spec: BuildSpec) -> ExportError:
     )
 
 
+def from_json(kind: type[_Value], values: dict[str, Any]) -> _Value:
+    """A BuildSpec or EngineBuild that went through JSON, which knows no tuples."""
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return kind(**given)
+
+
 def main() -> int:
     """Build what stdin says (JSON: flavour, plan, spec); tell stdout how it goes, in JSON."""
 
@@ -333,11 +344,11 @@ def main() -> int:
         sys.stdout.flush()
 
     order = json.loads(sys.stdin.read())
-    spec = {k: tuple(v) if isinstance(v, list) else v for k, v in order["spec"].items()}
+    spec = from_json(BuildSpec, order["spec"])
     try:
         bindings = load_bindings(order["flavour"])
         plan, built = build_engine(
-            bindings, BuildSpec(**spec), lambda phase, share: tell(phase=phase, share=share)
+            bindings, spec, lambda phase, share: tell(phase=phase, share=share)
         )
         Path(order["plan"]).write_bytes(plan)
     except MlaEdgeError as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Callable
 
 from mla_edge.errors import ConfigError, ExportError, MissingDependency
-from mla_edge.exporter.engine_build import BuildSpec, EngineBuild
+from mla_edge.exporter.engine_build import BuildSpec, EngineBuild, from_json
 
 OnBeat = Callable[[str], None]
 """Told in words how the build goes, at least every ``HEARTBEAT_S`` seconds."""
@@ -71,8 +71,7 @@ def run_build(
         stderr.seek(0)
         said = stderr.read().decode(errors="replace").strip().splitlines()
     if "built" in last:
-        built = {k: tuple(v) if isinstance(v, list) else v for k, v in last["built"].items()}
-        return EngineBuild(**built)
+        return from_json(EngineBuild, last["built"])
     if "error" in last:
         raise _KINDS.get(last["kind"], ExportError)(last["error"], hint=last["hint"])
     raise _ended(process.returncode, Path(spec.graph).name, said)

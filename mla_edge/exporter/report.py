@@ -104,8 +104,8 @@ def not_proven(
         )
     if precision == "int8":
         missing.append(
-            "Whether the board's engine really fuses every INT8 layer shows only there. "
-            "Layers that are not INT8 run in FP32 there, not in FP16."
+            "Whether the board's engine really fuses every INT8 layer shows only there: "
+            "mla-edge build says it."
         )
         if profile.dla_cores:
             missing.append(

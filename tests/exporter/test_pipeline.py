@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from mla_edge.bundle import Bundle
 from mla_edge.engines.verification import verify
 from mla_edge.errors import AccuracyGateError, ConfigError, ExportError
-from mla_edge.exporter import pipeline, publishing, tensorrt_check
+from mla_edge.exporter import pipeline, publishing
 from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
 from mla_edge.exporter.steps import StepCache, Steps
 
@@ -95,12 +94,8 @@ def test_equal_inputs_reuse_the_bundle_and_others_do_not(alarms, cache):
 def test_a_bundle_is_made_again_after_tensorrt_was_installed(alarms, monkeypatch):
     plan = pipeline.load(alarms, Steps(lambda event: None))
     hashes = set()
-    for installed in (
-        None,
-        SimpleNamespace(__version__="1.5"),
-        SimpleNamespace(__version__="1.6"),
-    ):
-        monkeypatch.setattr(tensorrt_check, "trt", installed)
+    for installed in (None, "1.5", "1.6"):
+        monkeypatch.setattr(pipeline, "tensorrt_version", lambda found=installed: found)
         hashes.add(pipeline.hash_inputs("base", alarms, plan, "samples"))
     assert len(hashes) == 3
 
