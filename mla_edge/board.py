@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable
 
+from mla_edge import machine_files
 from mla_edge.profiles import all_profiles
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ _JETPACKS = {
     "38.4.0": "7.1",
     "39.0.0": "7.2 EA",
     "39.2.0": "7.2",
+    "39.2.1": "7.2.1",
 }
+_PYTHONS = {"4": "3.6", "5": "3.8", "6": "3.10", "7": "3.12"}  # of JetPack's Ubuntu
 
 
 @dataclass(frozen=True)
@@ -59,36 +62,91 @@ class Board:
     profile: str | None
     l4t: str | None
     jetpack: str | None
+    cuda: str | None
     tensorrt: str | None
+    tensorrt_python: str | None  # the one that can import JetPack's TensorRT, such as 3.8
+    opencv: str | None  # JetPack's, for Python
+    python_venv: bool  # whether the system's Python can make environments: python3.X-venv
     memory_mb: int | None
-    power_mode: str | None
+    memory_free_mb: int | None  # what the kernel calls available
+    swap_mb: int | None  # free, on disks
+    desktop: bool | None
+    power_mode: str | None  # number and name
+    power_modes: dict[int, str]  # on offer, names by number
+    dla_mhz: float | None  # in this power mode, from the profile
+    dla_mhz_by_mode: dict[int, float]  # in those on offer; empty where there is no DLA
+    clocks_fixed: bool | None
+
+    @property
+    def system_python(self) -> str | None:
+        """The Python of the system, to which JetPack's packages belong."""
+        major = (self.jetpack or "").partition(".")[0]
+        return self.tensorrt_python or _PYTHONS.get(major)
 
 
 def identify(root: str | Path = "/") -> Board | None:
     """The Jetson whose files are under ``root``, or None if it is no Jetson."""
     root = Path(root)
-    tree = root / "proc/device-tree"
-    compatible = _fields(tree / "compatible")
+    compatible = machine_files.fields(root, "proc/device-tree/compatible")
     soc = next((name[7:] for name in compatible if name.startswith("nvidia,tegra")), None)
     if soc is None:
         return None
-    model = " ".join(_fields(root / "sys/firmware/devicetree/base/model"))
-    memory_mb = _memory_mb(root)
-    modes = _power_modes(root)
-    numbers = list(_numbers([*_fields(tree / "nvidia,boardids"), *compatible]))
+    model = machine_files.fields(root, "sys/firmware/devicetree/base/model")
+    boardids = machine_files.fields(root, "proc/device-tree/nvidia,boardids")
+    installed = machine_files.packages(root)
+    memory_mb = machine_files.memory_mb(root, "MemTotal")
+    modes, mode = machine_files.power_modes(root), machine_files.power_mode(root)
+    numbers = list(_numbers([*boardids, *compatible]))
     profile, module = _match(soc, numbers, memory_mb, modes.values())
-    l4t = _l4t(root)
+    dla_mhz = _dla_mhz(profile, module, modes)
+    l4t = machine_files.l4t(root)
     return Board(
-        model=model or "unknown",
+        model=" ".join(model) or "unknown",
         soc=soc,
         module=module.number if module else next(iter(numbers), None),
         profile=profile.name if profile else None,
         l4t=l4t,
-        jetpack=_JETPACKS.get(l4t) if l4t else None,
-        tensorrt=_tensorrt(root),
+        jetpack=_jetpack(l4t, installed),
+        cuda=machine_files.cuda(root, installed),
+        tensorrt=machine_files.tensorrt(installed),
+        tensorrt_python=machine_files.tensorrt_python(root),
+        opencv=installed.get("libopencv-python"),
+        python_venv=any(re.match(r"python3\.\d+-venv$", name) for name in installed),
         memory_mb=memory_mb,
-        power_mode=_power_mode(root, modes),
+        memory_free_mb=machine_files.memory_mb(root, "MemAvailable"),
+        swap_mb=machine_files.swap_mb(root),
+        desktop=machine_files.desktop(root),
+        power_mode=None if mode is None else f"{mode} {modes.get(mode, '')}".strip(),
+        power_modes=modes,
+        dla_mhz=None if mode is None else dla_mhz.get(mode),
+        dla_mhz_by_mode=dla_mhz,
+        clocks_fixed=machine_files.clocks_fixed(root),
     )
+
+
+def _jetpack(l4t: str | None, installed: dict[str, str]) -> str | None:
+    """JetPack by its L4T, or, where that is not listed, by the package that brings the rest."""
+    if l4t in _JETPACKS:
+        return _JETPACKS[l4t]
+    found = re.match(r"[\d.]+", installed.get("nvidia-jetpack", ""))
+    return found.group() if found else None
+
+
+def _dla_mhz(
+    profile: DeviceProfile | None, module: Module | None, modes: dict[int, str]
+) -> dict[int, float]:
+    """The clock of the accelerators in each power mode on offer, by its number here.
+
+    Modes are matched by name, for their numbers change with JetPack.
+    """
+    if profile is None or module is None or not module.dla_cores:
+        return {}
+    known = {
+        mode.name: mode.dla_mhz
+        for mode in profile.power_modes
+        if mode.dla_mhz is not None and mode.memory_gb in (None, module.memory_gb)
+    }
+    return {number: known[name] for number, name in modes.items() if name in known}
 
 
 def _match(
@@ -136,57 +194,3 @@ def _numbers(texts: Iterable[str]) -> Iterable[str]:
                 yield f"p{family}-{first}"
                 if second:
                     yield f"p{family}-{second}"
-
-
-def _memory_mb(root: Path) -> int | None:
-    found = re.search(r"^MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
-    return int(found.group(1)) // 1024 if found else None
-
-
-def _l4t(root: Path) -> str | None:
-    found = re.search(
-        r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release")
-    )
-    if not found:
-        return None
-    numbers = [found.group(1), *found.group(2).split(".")]
-    return ".".join([*numbers, "0", "0"][:3])
-
-
-def _tensorrt(root: Path) -> str | None:
-    """The version of the TensorRT that JetPack installed as Debian packages."""
-    for package in _read(root / "var/lib/dpkg/status").split("\n\n"):
-        if re.search(r"^Package: libnvinfer\d+$", package, re.MULTILINE):
-            found = re.search(r"^Version: ([\d.]+)", package, re.MULTILINE)
-            return found.group(1) if found else None
-    return None
-
-
-def _power_modes(root: Path) -> dict[int, str]:
-    """The power modes that the board offers, names by number."""
-    found = re.findall(
-        r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>",
-        _read(root / "etc/nvpmodel.conf"),
-        re.MULTILINE,
-    )
-    return {int(number): name for number, name in found}
-
-
-def _power_mode(root: Path, modes: dict[int, str]) -> str | None:
-    found = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status"))
-    if not found:
-        return None
-    number = int(found.group(1))
-    return f"{number} {modes[number]}" if number in modes else str(number)
-
-
-def _fields(path: Path) -> list[str]:
-    """The strings of a device tree property: they end in NUL."""
-    return [field for field in _read(path).split("\0") if field]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -5,20 +5,26 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import platform
+import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
+from mla_edge import machine_files
 from mla_edge.board import identify
-from mla_edge.profiles import load_profile
+from mla_edge.board_findings import (
+    board_findings,
+    board_python_findings,
+    environment_command,
+    python_fits,
+)
+from mla_edge.findings import MISSING, NOTE, OK, Finding
+from mla_edge.interpreter import find_interpreter, running_interpreter
 
 if TYPE_CHECKING:
     from mla_edge.board import Board
-    from mla_edge.profiles import DeviceProfile
-
-OK, MISSING, NOTE = "ok", "missing", "note"
-_OWN_PROFILE = "write a profile of your own: see device_profiles/README.md"
+    from mla_edge.interpreter import Interpreter
 
 # What run imports, and the package of each.
 _RUN = {
@@ -35,17 +41,7 @@ _EXPORT = {
     "safetensors": "safetensors",
     "jinja2": "jinja2",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at; ``fix`` is the command, or the advice, that mends it."""
-
-    name: str
-    needed_for: str  # an extra; empty where it is only said
-    status: str  # OK, MISSING or NOTE
-    detail: str
-    fix: str = ""
+_RTX = "tensorrt-rtx-cu12-bindings"
 
 
 @dataclass(frozen=True)
@@ -53,27 +49,87 @@ class Diagnosis:
     """The board, if this is one, and every finding."""
 
     board: Board | None
+    python_seen: bool  # whether there was a Python to look at
     findings: tuple[Finding, ...]
 
     @property
-    def can_run(self) -> bool:
-        """Whether ``mla-edge run`` has what it needs."""
-        return not any(f.needed_for == "run" and f.status == MISSING for f in self.findings)
+    def can_run(self) -> bool | None:
+        """Whether ``mla-edge run`` has what it needs; None where no Python was looked at."""
+        if any(f.needed_for == "run" and f.status == MISSING for f in self.findings):
+            return False
+        return True if self.python_seen else None
 
 
-def diagnose(root: str | Path = "/") -> Diagnosis:
-    """Look at this Python and at the machine whose files are under ``root``."""
+def diagnose(root: str | Path = "/", python: Interpreter | None = None) -> Diagnosis:
+    """Look at the machine whose files are under ``root``, and at its Python.
+
+    ``python`` is the one to look at: by default the one that runs, or, where ``root`` is of
+    another machine, the one found there. Of another machine's Python nothing is loaded.
+    """
     root = Path(root)
+    if python is None:
+        here = root.resolve() == Path("/")
+        python = running_interpreter() if here else find_interpreter(root)
     board = identify(root)
-    findings = [
-        Finding("python", "run", OK, f"{platform.python_version()} on {platform.machine()}"),
-        *(_imported(module, package) for module, package in _RUN.items()),
-        *(_installed(module, package, "export") for module, package in _EXPORT.items()),
-        *(_of_board(board) if board else _of_workstation()),
-        _cameras(root),
-        _microphones(root),
-    ]
-    return Diagnosis(board, tuple(findings))
+    findings = [_python(python, board, root)]
+    usable = None if python is None or _is_too_old(python) else python
+    if usable:
+        findings += _packages(usable, _RUN, "run")
+        if board is None:  # a board runs what was exported elsewhere
+            findings += _packages(usable, _EXPORT, "export")
+        if not usable.running:  # else sounddevice was loaded, which tells
+            findings.append(_portaudio(root))
+    findings += board_findings(board) if board else _no_board(root, usable)
+    if board and usable:
+        findings += board_python_findings(board, usable)
+    findings += [_cameras(root), _microphones(root)]
+    return Diagnosis(board, python is not None, tuple(findings))
+
+
+def _python(python: Interpreter | None, board: Board | None, root: Path) -> Finding:
+    if python is None:
+        detail = f"none found under {root}, so no packages were looked at"
+        return Finding("python", "", NOTE, detail, "on that machine: mla-edge doctor")
+    detail = f"{python.version} on {platform.machine()}"
+    if not python.running:
+        detail = f"{python.version} in {python.prefix}, read from its files: nothing was loaded"
+    if _is_too_old(python):
+        return Finding("python", "run", MISSING, f"{detail}; mla-edge needs 3.8 or later")
+    if board is None or python_fits(board, python):
+        return Finding("python", "run", OK, detail)
+    detail += f"; what JetPack brings is for the system's Python {board.system_python or ''}"
+    return Finding("python", "build", MISSING, detail, environment_command(board, python))
+
+
+def _is_too_old(python: Interpreter) -> bool:
+    numbers = [int(number) for number in re.findall(r"\d+", python.minor)]
+    return bool(numbers) and numbers < [3, 8]
+
+
+def _packages(
+    python: Interpreter, packages: dict[str, str], needed_for: str
+) -> Iterator[Finding]:
+    for module, package in packages.items():
+        if python.running and needed_for == "run":
+            yield _imported(module, package)
+        else:
+            yield _package(python, module, package, needed_for)
+
+
+def _package(python: Interpreter, module: str, package: str, needed_for: str) -> Finding:
+    """A package that is only looked for, not loaded."""
+    if python.running:
+        found = "" if importlib.util.find_spec(module) is None else _version(package)
+    elif module == "cv2":  # four packages bring it
+        seen = python.packages
+        found = next((v for name, v in seen.items() if name.split("-")[0] == "opencv"), "")
+    else:
+        found = python.packages.get(package, "")
+    if found:
+        return Finding(package, needed_for, OK, found)
+    wanted = package if needed_for == "run" else f"'mla-edge[{needed_for}]'"
+    fix = f"{python.pip} install {wanted}"
+    return Finding(package, needed_for, MISSING, "not installed", fix)
 
 
 def _imported(module: str, package: str) -> Finding:
@@ -97,20 +153,6 @@ def _imported(module: str, package: str) -> Finding:
     return Finding(package, "run", OK, _version(package))
 
 
-def _installed(module: str, package: str, needed_for: str) -> Finding:
-    if importlib.util.find_spec(module) is None:
-        fix = f"pip install 'mla-edge[{needed_for}]'"
-        return Finding(package, needed_for, MISSING, "not installed", fix)
-    return Finding(package, needed_for, OK, _version(package))
-
-
-def _later(module: str, package: str, fix: str) -> Finding:
-    """A package that engines will need, and that run does not need yet."""
-    if importlib.util.find_spec(module) is None:
-        return Finding(package, "", NOTE, "not in this Python; run does not need it yet", fix)
-    return Finding(package, "", OK, _version(package))
-
-
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -118,64 +160,37 @@ def _version(package: str) -> str:
         return "installed"
 
 
-def _of_workstation() -> Iterator[Finding]:
-    yield Finding("board", "", NOTE, "not a Jetson: graphs run in ONNX Runtime")
-    yield _installed("tensorrt_rtx_bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-check")
+def _portaudio(root: Path) -> Finding:
+    """The library that sounddevice needs, as Debian installs it or built by hand."""
+    installed = machine_files.packages(root).get("libportaudio2")
+    built = [path for lib in ("usr/lib", "usr/local/lib") for path in _portaudios(root / lib)]
+    if installed or built:
+        return Finding("portaudio", "run", OK, installed or built[0].name)
+    fix = "sudo apt-get install libportaudio2"
+    return Finding("portaudio", "run", MISSING, "not installed", fix)
 
 
-def _of_board(board: Board) -> Iterator[Finding]:
-    module = board.module or "module unknown"
-    if board.profile is None:
-        yield Finding(
-            "board",
-            "",
-            NOTE,
-            f"{board.model} ({module}, {board.soc}): no profile fits it",
-            _OWN_PROFILE,
-        )
-        yield _jetpack(board, None)
-        yield _tensorrt(board, None)
-        return
-    profile = load_profile(board.profile)
-    detail = f"{profile.title}, {module}: profile {profile.name}"
-    if profile.supported:
-        yield Finding("board", "run", OK, detail)
-    else:
-        yield Finding("board", "run", MISSING, f"{detail}: {profile.unsupported_reason}")
-    yield _jetpack(board, profile)
-    yield Finding("memory", "", NOTE, f"{board.memory_mb or 'unknown'} MB")
-    yield Finding("power mode", "", NOTE, board.power_mode or "unknown", "sudo nvpmodel -q")
-    yield _tensorrt(board, profile)
-    # TensorRT comes with JetPack for the system's Python, not from a package index.
-    system = f"python{profile.python} -m venv --system-site-packages .venv"
-    yield _later("tensorrt", "tensorrt for Python", system)
-    yield _later("pycuda", "pycuda", "pip install 'mla-edge[jetson]'")
+def _portaudios(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob("libportaudio.so*"))
+    yield from sorted(folder.glob("*/libportaudio.so*"))
 
 
-def _jetpack(board: Board, profile: DeviceProfile | None) -> Finding:
-    detail = f"JetPack {board.jetpack or 'unknown'} (L4T {board.l4t or 'unknown'})"
-    if profile and _differs(board.jetpack, profile.jetpack):
+def _no_board(root: Path, python: Interpreter | None) -> Iterator[Finding]:
+    l4t = machine_files.l4t(root)
+    if l4t or any(name.startswith("nvidia-l4t-") for name in machine_files.packages(root)):
         detail = (
-            f"warning: {detail}, but profile {profile.name} is for JetPack {profile.jetpack}"
+            f"warning: L4T {l4t or ''} is installed, but nothing under {root} tells which "
+            "board this is: a container hides /sys/firmware, and with it the device tree"
         )
-        return Finding("jetpack", "", NOTE, detail, _OWN_PROFILE)
-    return Finding("jetpack", "", NOTE, detail)
-
-
-def _tensorrt(board: Board, profile: DeviceProfile | None) -> Finding:
-    if board.tensorrt is None:
-        detail = "JetPack's is not there; run does not need it yet"
-        return Finding("tensorrt", "", NOTE, detail, "sudo apt-get install nvidia-jetpack")
-    detail = f"TensorRT {board.tensorrt}"
-    if profile and _differs(board.tensorrt, profile.tensorrt):
-        detail = f"warning: {detail}, but profile {profile.name} is for {profile.tensorrt}"
-        return Finding("tensorrt", "", NOTE, detail, _OWN_PROFILE)
-    return Finding("tensorrt", "", NOTE, detail)
-
-
-def _differs(version: str | None, wanted: str | None) -> bool:
-    """Whether both are known and ``version`` is neither ``wanted`` nor a patch of it."""
-    return bool(version and wanted and not f"{version}.".startswith(f"{wanted}."))
+        fix = (
+            "docker run --runtime nvidia --security-opt systempaths=unconfined "
+            "--volume /sys:/sys:ro …"
+        )
+        yield Finding("board", "", NOTE, detail, fix)
+        return
+    yield Finding("board", "", NOTE, "not a Jetson: graphs run in ONNX Runtime")
+    if python is not None:
+        yield _package(python, "tensorrt_rtx_bindings", _RTX, "tensorrt-check")
 
 
 def _cameras(root: Path) -> Finding:
@@ -186,10 +201,7 @@ def _cameras(root: Path) -> Finding:
 
 
 def _microphones(root: Path) -> Finding:
-    try:
-        devices = (root / "proc/asound/pcm").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        devices = []
+    devices = machine_files.read(root, "proc/asound/pcm").splitlines()
     found = [line.split(":")[1].strip() for line in devices if "capture" in line]
     if found:
         return Finding("microphone", "", OK, ", ".join(found))

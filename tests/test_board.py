@@ -1,7 +1,7 @@
 """Which Jetson this is, from fake file trees in the forms that boards write."""
 
 import pytest
-from boards import make_agx_xavier, make_board
+from board_trees import make_agx_xavier, make_board
 
 from mla_edge.board import identify
 
@@ -89,3 +89,40 @@ def test_an_l4t_that_is_not_listed_stays_without_a_jetpack(tmp_path):
     root = make_board(tmp_path, compatible=ORIN, memory_kb=7_800_000)
     (root / "etc/nv_tegra_release").write_text("# R99 (release), REVISION: 1.0, GCID: 1\n")
     assert (identify(root).l4t, identify(root).jetpack) == ("99.1.0", None)
+
+
+def test_a_jetpack_that_is_not_listed_is_told_by_its_package(tmp_path):
+    root = make_board(tmp_path, compatible=ORIN, memory_kb=7_800_000)
+    (root / "etc/nv_tegra_release").write_text("# R39 (release), REVISION: 9.9, GCID: 1\n")
+    (root / "var/lib/dpkg/status").write_text(
+        "Package: nvidia-jetpack\nStatus: install ok installed\nVersion: 7.3-b12\n"
+    )
+    assert (identify(root).l4t, identify(root).jetpack) == ("39.9.9", "7.3")
+    assert identify(root).system_python == "3.12"
+
+
+def test_a_package_that_was_removed_does_not_count(tmp_path):
+    root = make_board(tmp_path, compatible=ORIN, memory_kb=7_800_000)
+    (root / "var/lib/dpkg/status").write_text(
+        "Package: libnvinfer10\nStatus: deinstall ok config-files\nVersion: 10.3.0.30-1\n"
+    )
+    assert identify(root).tensorrt is None
+
+
+def test_cuda_without_its_toolkit_is_told_by_its_runtime(tmp_path):
+    root = make_board(tmp_path, compatible=ORIN, memory_kb=7_800_000)
+    (root / "var/lib/dpkg/status").write_text(
+        "Package: cuda-cudart-12-6\nStatus: install ok installed\nVersion: 12.6.68-1\n"
+    )
+    assert identify(root).cuda == "12.6"
+
+
+def test_swap_counts_as_far_as_it_is_free_and_on_a_disk(tmp_path):
+    root = make_board(tmp_path, compatible=ORIN, memory_kb=7_800_000)
+    assert identify(root).swap_mb is None
+    (root / "proc/swaps").write_text(
+        "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+        "/dev/zram0                              partition\t650232\t\t0\t\t5\n"
+        "/mnt/8GB.swap                           file\t\t8388604\t\t1048576\t\t-2\n"
+    )
+    assert identify(root).swap_mb == 7167

@@ -27,6 +27,9 @@ def build(
         Optional[int],
         typer.Option(min=0, max=5, help="TensorRT's optimisation level, where it has one."),
     ] = None,
+    dla: Annotated[
+        bool, typer.Option("--dla", help="Let the DLA take what it can (export with --dla).")
+    ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Build also where equal engines are there.")
     ] = False,
@@ -50,6 +53,7 @@ def build(
         max_drop=max_drop,
         workspace_mb=workspace_mb,
         optimisation_level=level,
+        dla=dla,
         again=again,
     )
     # A service manager's stop must clean up as Ctrl-C does.

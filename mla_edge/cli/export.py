@@ -3,7 +3,7 @@
 import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import typer
 from typing_extensions import Annotated
@@ -45,6 +45,10 @@ def export(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the bundle that is there, under a dated name.")
     ] = False,
+    dla: Annotated[
+        bool,
+        typer.Option("--dla", help="For a board with a DLA: what it takes, and its INT8 form."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
     ] = False,
@@ -73,6 +77,7 @@ def export(
         max_drop=max_drop,
         golden=golden,
         keep=keep,
+        dla=dla,
     )
     if dry_run:
         _tell_plan(pipeline.describe_plan(request), as_json)
@@ -111,6 +116,7 @@ def _summary(result: "ExportResult") -> Dict[str, Any]:
                 "drop_points": {f: a["drop_points"] for f, a in tier["agreement"].items()},
                 "agreement": tier["agreement"],
                 "tensorrt": tier["tensorrt"]["status"],
+                "dla": _without_nodes(tier["dla"]),
             }
             for tier in report["tiers"]
         },
@@ -120,6 +126,11 @@ def _summary(result: "ExportResult") -> Dict[str, Any]:
         "report": str(result.bundle.folder / "report.html"),
         "seconds": round(result.seconds, 2),
     }
+
+
+def _without_nodes(plan: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    """The plan without its longest part, which the report has."""
+    return plan and {key: value for key, value in plan.items() if key != "nodes"}
 
 
 def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportRequest") -> str:
@@ -136,6 +147,7 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
             f"(float {routing['float_cost_ms'][name]:.2f} ms), "
             f"{-max(drops.values()) + 0.0:+.2f} points, TensorRT: {tier['tensorrt']}"
         )
+    lines += _dla_words(shown["tiers"])
     if len(shown["tiers"]) > 1:
         for mode in routing["modes"]:
             verb = "pays" if mode["threshold"] <= 1 else "does not pay"
@@ -147,6 +159,20 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
         lines.append(f"  the bundle that was there is now {result.kept}")
     lines.append(f"  report: {shown['report']}")
     return "\n".join(lines)
+
+
+def _dla_words(tiers: Dict[str, Any]) -> List[str]:
+    """A line a tier on what a DLA takes, and what to mind on the board."""
+    from mla_edge.exporter.dla_export import summarise
+
+    plans = {name: tier["dla"] for name, tier in tiers.items() if tier["dla"]}
+    lines = []
+    for name, plan in plans.items():
+        lines.append(f"  DLA, {name}: {summarise(plan)} ({plan['reason']})")
+        if plan["without_range"]:
+            lines.append(f"    in FP16 for want of a range: {', '.join(plan['without_range'])}")
+    warnings = [plan["warnings"] for plan in plans.values()][:1]
+    return lines + [f"  {warning}" for found in warnings for warning in found]
 
 
 def _tell_plan(plan: Dict[str, Any], as_json: bool) -> None:

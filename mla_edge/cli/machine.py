@@ -8,8 +8,9 @@ from typing import Optional
 import typer
 from typing_extensions import Annotated
 
-from mla_edge.diagnosis import MISSING, NOTE, OK, diagnose
+from mla_edge.diagnosis import diagnose
 from mla_edge.errors import MissingDependency
+from mla_edge.findings import MISSING, NOTE, OK
 from mla_edge.profiles import DeviceProfile, all_profiles, load_profile
 
 _MARKS = {OK: "ok", MISSING: "--", NOTE: "  "}
@@ -44,7 +45,8 @@ def doctor(
 ) -> None:
     """Say what is installed, what is missing, and the command that fixes it.
 
-    Exits with 0 if `run` has what it needs, otherwise with 3.
+    With `--root` nothing of this machine is said: the Python is the one among those files.
+    Exits with 3 if `run` lacks something it needs, otherwise with 0.
     """
     diagnosis = diagnose(root)
     if as_json:
@@ -57,7 +59,7 @@ def doctor(
             typer.echo(f"{mark} {finding.name}{purpose}: {finding.detail}")
             if finding.status != OK and finding.fix:
                 typer.echo(f"     {finding.fix}")
-    if not diagnosis.can_run:
+    if diagnosis.can_run is False:
         raise MissingDependency(
             "`mla-edge run` cannot work here yet",
             hint="run the commands above, then `mla-edge doctor` again",

@@ -109,8 +109,7 @@ def _matching(bundle: Bundle, bindings: Bindings, keys: list[str]) -> str:
         )
     for tier in bundle.tiers:
         plan = plan_path(bundle, here.key, tier.name)
-        graph = bundle.graph(tier.name, cpu=False).relative_to(bundle.folder).as_posix()
-        check_sidecar(plan, read_sidecar(plan), here, bundle.files[graph])
+        check_sidecar(bundle, plan, read_sidecar(plan), here)
     return here.key
 
 

@@ -17,6 +17,7 @@ from mla_edge.errors import BundleError, EngineMismatch
 
 FOLDER = "engines"
 FORMAT = 1
+_TEXTS = ("tier", "graph", "onnx_sha256", "plan_sha256")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Sidecar:
 
     tier: str
     target: Target
+    graph: str  # in the bundle
     onnx_sha256: str
     plan_sha256: str
     build: Mapping[str, Any]  # how it was built: typing, flags, seconds, warnings
@@ -72,16 +74,17 @@ def read_sidecar(plan: Path) -> Sidecar:
                 f"{path}: format {found['format']!r}, this version reads {FORMAT}", hint=again
             )
         target = Target(**{field.name: found["target"][field.name] for field in fields(Target)})
-        texts = [str(found[key]) for key in ("tier", "onnx_sha256", "plan_sha256")]
-        return Sidecar(texts[0], target, texts[1], texts[2], dict(found["build"]))
+        texts = {name: str(found[name]) for name in _TEXTS}
+        return Sidecar(target=target, build=dict(found["build"]), **texts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: cannot be read: {error!r}", hint=again) from error
 
 
-def check_sidecar(plan: Path, sidecar: Sidecar, here: Target, onnx_sha256: str) -> None:
+def check_sidecar(bundle: Bundle, plan: Path, sidecar: Sidecar, here: Target) -> None:
     """EngineMismatch, with everything that differs, unless ``plan`` is for ``here``.
 
-    The power mode may differ: it changes how fast the engine is, not whether it runs.
+    Its graph must be the bundle's. The power mode may differ: it changes how fast the engine
+    is, not whether it runs.
     """
     there = sidecar.target
     rows = (
@@ -89,7 +92,7 @@ def check_sidecar(plan: Path, sidecar: Sidecar, here: Target, onnx_sha256: str) 
         ("compute capability", there.sm, here.sm),
         ("multiprocessors", there.sm_count, here.sm_count),
         ("module", there.module, here.module),
-        ("graph", sidecar.onnx_sha256[:12], onnx_sha256[:12]),
+        ("graph", sidecar.onnx_sha256[:12], bundle.files.get(sidecar.graph, "none")[:12]),
     )
     differs = [
         f"{what} {built}, here {found}"

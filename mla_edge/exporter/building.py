@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Mapping
 
+from mla_edge import machine_files
 from mla_edge.board import Board, identify
+from mla_edge.board_findings import BUILDER_MB
 from mla_edge.bundle import Bundle, sha256_of
 from mla_edge.engines.bindings import Bindings, flavour_of, load_bindings
 from mla_edge.engines.opening import BUILD, read_build
@@ -25,18 +27,23 @@ from mla_edge.engines.sidecar import (
     write_sidecar,
 )
 from mla_edge.engines.target import RTX_CAPABILITIES, describe_target
-from mla_edge.errors import BundleError, ExportError, InferenceError, MissingDependency
+from mla_edge.errors import (
+    BundleError,
+    ConfigError,
+    ExportError,
+    InferenceError,
+    MissingDependency,
+)
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.engine_build import MIN_WORKSPACE_MB, BuildSpec, EngineBuild
 from mla_edge.exporter.engine_process import run_build
 from mla_edge.exporter.engine_proof import Proof, check_gate, prove
 from mla_edge.exporter.publishing import check_room, disk_errors, publish
 from mla_edge.exporter.steps import OnStep, StepEvent, Steps, partial_folder
+from mla_edge.exporter.tensorrt_cache import read_cache, write_cache
 from mla_edge.profiles import DeviceProfile, load_profile
 
 TIMING_CACHE = "timing.cache"
-# TensorRT and CUDA themselves take most of this, before the first layer is tried.
-NEEDED_MB = 1024
 _WORKSPACE_SHARE = 0.5  # of the memory that is free
 
 
@@ -48,6 +55,7 @@ class BuildRequest:
     max_drop: float = 1.0
     workspace_mb: int | None = None  # None: the profile's, at most half of what is free
     optimisation_level: int | None = None
+    dla: bool = False  # let the DLA take what it can
     again: bool = False  # also where equal engines are there
     root: Path = Path("/")
 
@@ -77,7 +85,7 @@ def build(request: BuildRequest, on_step: OnStep = _silent) -> BuildResult:
     began = time.monotonic()
     steps = Steps(on_step)
     bundle, profile, bindings, target = recognise(request, steps)
-    if not request.again and is_built(bundle, target):
+    if not request.again and is_built(bundle, target, request.dla):
         facts = read_build(bundle, target.key)
         return BuildResult(bundle, target.key, facts, True, time.monotonic() - began)
     workspace_mb = choose_workspace(request, profile)
@@ -108,6 +116,11 @@ def recognise(
         profile = load_profile(bundle.profile)
         board = identify(request.root)
         check_board(bundle, profile, board)
+        if request.dla and not bundle.provenance.get("dla"):
+            raise ConfigError(
+                f"{bundle.folder}: was not exported for a DLA",
+                hint=f"mla-edge export --profile {bundle.profile} --dla",
+            )
         try:
             bindings = load_bindings(flavour_of(profile.tensorrt))
             target = describe_target(bindings, request.root)
@@ -125,7 +138,7 @@ def recognise(
 def describe(request: BuildRequest, on_step: OnStep = _silent) -> dict[str, Any]:
     """What ``build`` would do; everything is read and checked, nothing is written."""
     bundle, profile, bindings, target = recognise(request, Steps(on_step))
-    there = is_built(bundle, target) and not request.again
+    there = is_built(bundle, target, request.dla) and not request.again
     workspace_mb = choose_workspace(request, profile)
     built = [f"{tier.name}: build, workspace {workspace_mb} MB" for tier in bundle.tiers]
     return {
@@ -167,25 +180,30 @@ def _no_jetson(bundle: Bundle, profile: DeviceProfile) -> BundleError:
     )
 
 
-def is_built(bundle: Bundle, target: Target) -> bool:
+def is_built(bundle: Bundle, target: Target, dla: bool) -> bool:
     """Whether ``bundle`` has whole engines of every tier for this very machine."""
     for tier in bundle.tiers:
         plan = plan_path(bundle, target.key, tier.name)
         if plan.relative_to(bundle.folder).as_posix() not in bundle.files:
             return False
         try:
-            check_sidecar(plan, read_sidecar(plan), target, _graph_sha256(bundle, tier.name))
+            sidecar = read_sidecar(plan)
+            check_sidecar(bundle, plan, sidecar, target)
         except BundleError:
+            return False
+        if sidecar.build.get("dla", False) != dla:
             return False
     return True
 
 
 def choose_workspace(request: BuildRequest, profile: DeviceProfile) -> int:
     """How much memory to try layers in, in MB; ExportError where too little is free."""
-    free_mb = free_memory_mb(request.root)
-    if free_mb is not None and free_mb < NEEDED_MB:
+    free_mb = machine_files.memory_mb(request.root, "MemAvailable")
+    swap_mb = machine_files.swap_mb(request.root) or 0
+    if free_mb is not None and free_mb + swap_mb < BUILDER_MB:
         raise ExportError(
-            f"build: {free_mb} MB of memory are free, a build needs {NEEDED_MB} MB at least",
+            f"build: {free_mb} MB of memory and {swap_mb} MB of swap are free, a build needs "
+            f"about {BUILDER_MB} MB",
             hint="stop the desktop: sudo systemctl isolate multi-user.target; or add swap",
         )
     if request.workspace_mb is not None:
@@ -194,16 +212,6 @@ def choose_workspace(request: BuildRequest, profile: DeviceProfile) -> int:
     if free_mb is None:
         return wanted
     return max(MIN_WORKSPACE_MB, min(wanted, int(free_mb * _WORKSPACE_SHARE)))
-
-
-def free_memory_mb(root: Path) -> int | None:
-    """Memory that programs can have, with what the kernel would give up; None if not known."""
-    try:
-        text = (root / "proc/meminfo").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found.group(1)) // 1024 if found else None
 
 
 def build_tiers(  # noqa: PLR0913 - what every tier shares
@@ -216,41 +224,67 @@ def build_tiers(  # noqa: PLR0913 - what every tier shares
     steps: Steps,
 ) -> dict[str, EngineBuild]:
     """Write a plan and its sidecar for every tier; what each build gave."""
-    precision = str(bundle.provenance.get("precision", "fp32"))
-    floating = bundle.provenance.get("float_layers", {})
     folder = bundle.folder / FOLDER / target.key
     folder.mkdir(parents=True, exist_ok=True)  # its timing cache may be there
     built = {}
-    for tier in bundle.tiers:
-        graph, plan = (
-            bundle.graph(tier.name, cpu=False),
-            plan_path(bundle, target.key, tier.name),
-        )
-        spec = BuildSpec(
-            graph=str(graph),
-            precision=precision,
-            carries_types=precision == "fp16",
-            float_layers=tuple(floating.get(tier.name, ())),
-            workspace_mb=workspace_mb,
-            optimisation_level=request.optimisation_level,
-            timing_cache=None if target.flavour == "rtx" else str(folder / TIMING_CACHE),
-            capabilities=RTX_CAPABILITIES if target.flavour == "rtx" else (),
-        )
-        with steps.step("build", tier.name):
-            made = run_build(target.flavour, spec, plan, steps.progress)
-            steps.note(_in_words(made))
-        write_sidecar(
-            plan,
-            Sidecar(
-                tier=tier.name,
-                target=target,
-                onnx_sha256=_graph_sha256(bundle, tier.name),
-                plan_sha256=sha256_of(plan),
-                build=dataclasses.asdict(made),
-            ),
-        )
-        built[tier.name] = made
+    with tempfile.TemporaryDirectory() as scratch:
+        for tier in bundle.tiers:
+            spec = dataclasses.replace(
+                describe_build(bundle, tier.name, bindings, request, Path(scratch)),
+                workspace_mb=workspace_mb,
+                optimisation_level=request.optimisation_level,
+                timing_cache=None if target.flavour == "rtx" else str(folder / TIMING_CACHE),
+                capabilities=RTX_CAPABILITIES if target.flavour == "rtx" else (),
+            )
+            plan = plan_path(bundle, target.key, tier.name)
+            with steps.step("build", tier.name):
+                made = run_build(target.flavour, spec, plan, steps.progress)
+                steps.note(_in_words(made))
+            graph = Path(spec.graph).relative_to(bundle.folder).as_posix()
+            write_sidecar(
+                plan,
+                Sidecar(
+                    tier=tier.name,
+                    target=target,
+                    graph=graph,
+                    onnx_sha256=bundle.files[graph],
+                    plan_sha256=sha256_of(plan),
+                    build=dataclasses.asdict(made),
+                ),
+            )
+            built[tier.name] = made
     return built
+
+
+def describe_build(
+    bundle: Bundle, tier: str, bindings: Bindings, request: BuildRequest, scratch: Path
+) -> BuildSpec:
+    """What the bundle says of how a tier is built.
+
+    A DLA up to TensorRT 10.7 takes a graph without Q/DQ and a calibration cache, which is
+    written again in ``scratch`` for the TensorRT that is here: it may refuse another's.
+    """
+    precision = str(bundle.provenance.get("precision", "fp32"))
+    floating = bundle.provenance.get("float_layers", {})
+    graph = bundle.graph(tier, cpu=False)
+    cache = None
+    plain = f"graphs/{tier}.dla.onnx"
+    if request.dla and plain in bundle.files:
+        graph = bundle.folder / plain
+        _, scales = read_cache(
+            (bundle.folder / f"calibration/{tier}.cache").read_text(encoding="utf-8")
+        )
+        cache = scratch / f"{tier}.cache"
+        version = ".".join(bindings.version.split(".")[:3])
+        cache.write_text(write_cache(scales, version), encoding="utf-8")
+    return BuildSpec(
+        graph=str(graph),
+        precision=precision,
+        carries_types=precision == "fp16",
+        float_layers=tuple(floating.get(tier, ())),
+        dla=request.dla,
+        calibration_cache=None if cache is None else str(cache),
+    )
 
 
 def _in_words(made: EngineBuild) -> str:
@@ -258,11 +292,6 @@ def _in_words(made: EngineBuild) -> str:
     return (
         f"{made.layers} layers, {made.typing}ly typed, {made.plan_bytes / 1e6:.2f} MB{warned}"
     )
-
-
-def _graph_sha256(bundle: Bundle, tier: str) -> str:
-    graph = bundle.graph(tier, cpu=False).relative_to(bundle.folder).as_posix()
-    return bundle.files[graph]
 
 
 def _room_mb(bundle: Bundle) -> float:

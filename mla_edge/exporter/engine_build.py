@@ -61,6 +61,7 @@ class EngineBuild:
     workspace_mb: int
     plan_bytes: int
     warnings: tuple[str, ...]
+    dla: bool = False
     held_float: tuple[str, ...] = field(default=())  # layers that were told to stay FP32
 
 
@@ -87,7 +88,7 @@ def build_engine(
     if not strong:
         flags = _weak_flags(trt, builder, config, spec)
         held = _hold_float(trt, network, config, spec) if "FP16" in flags else ()
-    calibrator = _place_on_dla(bindings, builder, config, spec, strong) if spec.dla else None
+    calibrator = _place_on_dla(bindings, builder, config, spec) if spec.dla else None
     for capability in _capabilities(bindings, config, spec):
         flags = (*flags, capability)
     cache = _read_timing_cache(bindings, config, spec)
@@ -110,6 +111,7 @@ def build_engine(
         workspace_mb=spec.workspace_mb,
         plan_bytes=len(data),
         warnings=tuple(dict.fromkeys(bindings.log.warnings)),
+        dla=spec.dla,
         held_float=held,
     )
 
@@ -211,9 +213,7 @@ def _hold_float(trt: Any, network: Any, config: Any, spec: BuildSpec) -> tuple[s
     return tuple(held)
 
 
-def _place_on_dla(
-    bindings: Bindings, builder: Any, config: Any, spec: BuildSpec, strong: bool
-) -> Any:
+def _place_on_dla(bindings: Bindings, builder: Any, config: Any, spec: BuildSpec) -> Any:
     """Let the DLA take what it can and the GPU the rest; returns the calibrator, if any."""
     trt = bindings.trt
     if not builder.num_DLA_cores:
@@ -224,9 +224,9 @@ def _place_on_dla(
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = 0
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    if strong:
+    if spec.calibration_cache is None:
         return None  # the graph's own Q/DQ
-    calibrator = _make_calibrator(trt, Path(str(spec.calibration_cache)).read_bytes())
+    calibrator = _make_calibrator(trt, Path(spec.calibration_cache).read_bytes())
     config.int8_calibrator = calibrator
     return calibrator
 

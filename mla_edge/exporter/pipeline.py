@@ -18,6 +18,7 @@ from mla_edge.exporter.calibration import (
     load_calibration_spec,
     modes,
 )
+from mla_edge.exporter.dla import choose_form
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.onnx_graph import load_model
@@ -69,6 +70,7 @@ class ExportRequest:
     max_drop: float = MAX_DROP_POINTS
     golden: int = GOLDEN_SAMPLES
     keep: bool = False
+    dla: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Plan:
     calibration: CalibrationSpec
     network: Network
     target: Path
+    dla: str = ""  # the form of INT8 for a DLA, where one is asked for
 
 
 def _silent(event: StepEvent) -> None:
@@ -135,6 +138,7 @@ def export(
             base=base,
             steps=steps,
             cache=cache or StepCache(),
+            dla=plan.dla,
         )
         held = hold_back(job)
         results = [export_tier(job, part, held) for part in plan.network.tiers]
@@ -175,11 +179,12 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
         precision = choose_precision(recipe, profile)
         if precision != recipe.precision:
             steps.note(f"{profile.name} has no {recipe.precision}: {precision}")
+        dla = choose_form(profile, precision) if request.dla else ""
     with steps.step("load_network"):
         network = build_network(request)
     target = request.out / f"{network.name}-{profile.name}"
     check_target(target)
-    return Plan(profile, recipe, precision, calibration, network, target)
+    return Plan(profile, recipe, precision, calibration, network, target, dla)
 
 
 def build_network(request: ExportRequest) -> Network:
@@ -201,6 +206,8 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
             if request.data is not None:
                 todo.append(f"{part.tier.name}: distil on {request.data}")
         todo.append(f"{part.tier.name}: to ONNX, opset {plan.profile.opset}, {plan.precision}")
+        if plan.dla:
+            todo.append(f"{part.tier.name}: plan for the DLA, {plan.dla}")
         todo.append(f"{part.tier.name}: agreement of both graphs, TensorRT check")
     todo.append(
         f"policy for {', '.join('+'.join(mode) for mode in modes(plan.network.inputs))}"
@@ -240,6 +247,7 @@ def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha25
         tensorrt_version(),
         request.max_drop,
         request.golden,
+        request.dla,
     )
 
 
@@ -294,6 +302,7 @@ def describe(
             "recipe": plan.recipe.name,
             "precision": plan.precision,
             "opset": plan.profile.opset,
+            "dla": job.dla,
             "float_layers": {
                 result.name: floating_layers(load_model(result.tensorrt_graph))
                 for result in results
@@ -331,12 +340,14 @@ def refuse(
 
 
 def write_graphs(folder: Path, results: list[TierResult]) -> None:
-    """Copy every tier's two graphs into the bundle."""
+    """Copy every tier's two graphs into the bundle, and what a DLA takes."""
     (folder / "graphs").mkdir()
     for result in results:
         for source, suffix in ((result.tensorrt_graph, ""), (result.cpu_graph, ".cpu")):
             copy = folder / "graphs" / f"{result.name}{suffix}.onnx"
             copy.write_bytes(source.read_bytes())
+        if result.dla is not None:
+            result.dla.copy_into(folder)
 
 
 def write_manifest(

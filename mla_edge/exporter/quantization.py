@@ -28,7 +28,7 @@ from mla_edge.exporter.onnx_graph import (
     merge_constants,
     read_graph,
 )
-from mla_edge.exporter.ranges import METHODS, Histogram, Ranges, check_samples
+from mla_edge.exporter.ranges import METHODS, Ranges, check_samples, measure_ranges
 from mla_edge.signals import Tensors
 
 try:
@@ -91,16 +91,8 @@ def calibrate(graph: Path, samples: Sequence[Tensors], *, method: str = "mse") -
     model = load_model(graph)
     layers = find_layers(model)
     tensors = sorted({tensor for layer in layers for tensor in layer.places.values()})
-    histograms = {tensor: Histogram() for tensor in tensors}
-    for values in run_with(model, tensors, samples):
-        for tensor, histogram in histograms.items():
-            if not np.isfinite(values[tensor]).all():
-                raise ExportError(
-                    f"calibrate: {tensor!r} in {graph.name} is NaN or infinite",
-                    hint="the float network overflows on these samples: mend it first",
-                )
-            histogram.add(values[tensor])
-    ranges = {tensor: histogram.range(method) for tensor, histogram in histograms.items()}
+    runs = run_with(model, tensors, samples)
+    ranges = measure_ranges(runs, tensors, method, graph.name)
     places = {place: ranges[t] for layer in layers for place, t in layer.places.items()}
     return Ranges(structure_of(layers), method, len(samples), places)
 

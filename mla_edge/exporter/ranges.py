@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -162,3 +162,23 @@ class Histogram:
         first = np.searchsorted(centers, ends)
         zero, one, two = (np.append(moment, 0.0)[first] for moment in moments)
         return np.asarray(np.maximum(two - 2 * ends * one + ends**2 * zero, 0.0))
+
+
+def measure_ranges(
+    runs: Iterable[Tensors], tensors: Sequence[str], method: str, graph: str
+) -> dict[str, Range]:
+    """The range of each of ``tensors``, whose values are in each of ``runs``.
+
+    One histogram a tensor is kept, and never the tensors themselves. ExportError for a tensor
+    of ``graph`` that is NaN or infinite.
+    """
+    histograms = {tensor: Histogram() for tensor in tensors}
+    for values in runs:
+        for tensor, histogram in histograms.items():
+            if not np.isfinite(values[tensor]).all():
+                raise ExportError(
+                    f"calibrate: {tensor!r} in {graph} is NaN or infinite",
+                    hint="the float network overflows on these samples: mend it first",
+                )
+            histogram.add(values[tensor])
+    return {tensor: histogram.range(method) for tensor, histogram in histograms.items()}

@@ -108,15 +108,21 @@ def not_proven(
             "mla-edge build says it."
         )
         if profile.dla_cores:
-            missing.append(
-                "The DLA was not tried: it takes INT8 ranges from a TensorRT calibration "
-                "cache, and none is written yet."
-            )
+            missing.append(_dla_not_proven(any(result.dla for result in results)))
     missing.append(
         "The routing was chosen on the tune samples above. It is not a certificate for other "
         "cameras, rooms or speakers."
     )
     return missing
+
+
+def _dla_not_proven(asked: bool) -> str:
+    if asked:
+        return (
+            "No layer ran on a DLA. Which it takes is told from NVIDIA's published limits, and "
+            "what INT8 costs there was computed with the same scales in ONNX Runtime."
+        )
+    return "The DLA was not looked at: export with --dla for a plan and its form of INT8."
 
 
 def _failed(target: Path) -> tuple[Path, Path]:

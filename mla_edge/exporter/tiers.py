@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import fnmatch
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from mla_edge.exporter.calibration import (
     to_examples,
 )
 from mla_edge.exporter.distillation import distil
+from mla_edge.exporter.dla_export import DlaForm, prepare_dla
 from mla_edge.exporter.job import HeldBack, Job
 from mla_edge.exporter.onnx_graph import load_model, to_onnx
 from mla_edge.exporter.operators import check_operators
@@ -60,8 +62,9 @@ class TierResult:
     ranges_from: str
     cpu_precision: str
     cpu_ms: Mapping[str, float]  # float graph and INT8 graph in turns, on this machine
-    agreement: Mapping[str, Agreement]  # of the graph "tensorrt" and of "cpu"
+    agreement: Mapping[str, Agreement]  # of the graph "tensorrt", of "cpu", of a DLA's INT8
     tensorrt: BuildReport
+    dla: DlaForm | None = None
 
     @property
     def worst_drop(self) -> float:
@@ -86,6 +89,7 @@ class TierResult:
                 form: dataclasses.asdict(found) for form, found in self.agreement.items()
             },
             "tensorrt": dataclasses.asdict(self.tensorrt),
+            "dla": None if self.dla is None else dict(self.dla.facts),
         }
 
 
@@ -98,6 +102,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     tensorrt_graph, cpu_graph, ranges_from = float_graph, float_graph, ""
     cpu_precision = "fp32"
     cpu_ms: dict[str, float] = {}
+    dla: DlaForm | None = None
     with job.steps.step("check_operators", name):
         _check_operators(job, graphs)
     if job.precision == "fp16":
@@ -107,6 +112,12 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         tensorrt_graph = quantized / "tensorrt.onnx"
         _check_operators(job, quantized)
         cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(job, part, graphs, quantized, held)
+        if job.dla:
+            feeds = functools.partial(calibration_feeds, job, part)
+            dla = prepare_dla(job, name, float_graph, quantized, feeds)
+    measured = {"tensorrt": tensorrt_graph, "cpu": cpu_graph}
+    if dla is not None and dla.simulated is not None:
+        measured["dla"] = dla.simulated
     return TierResult(
         name=name,
         reference_graph=held.graphs[name],
@@ -118,10 +129,10 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         cpu_precision=cpu_precision,
         cpu_ms=cpu_ms,
         agreement={
-            "tensorrt": compare(job, part, tensorrt_graph, held, "tensorrt"),
-            "cpu": compare(job, part, cpu_graph, held, "cpu"),
+            form: compare(job, part, graph, held, form) for form, graph in measured.items()
         },
         tensorrt=check_tensorrt(job, part, tensorrt_graph),
+        dla=dla,
     )
 
 
@@ -279,7 +290,7 @@ def check_tensorrt(job: Job, part: TierNetwork, graph: Path) -> BuildReport:
 def worst_layers(job: Job, result: TierResult) -> list[tuple[str, float]]:
     """The layers that quantization hurt most, worst first; none where nothing was quantized."""
     form = max(result.agreement, key=lambda name: result.agreement[name].drop_points)
-    quantized = result.tensorrt_graph if form == "tensorrt" else result.cpu_graph
+    quantized = result.cpu_graph if form == "cpu" else result.tensorrt_graph
     if quantized == result.float_graph:
         return []
     part = next(p for p in job.network.tiers if p.tier.name == result.name)

@@ -171,8 +171,10 @@ class DigitsMaker:
         kind = rng.random()
         if kind < 0.55 and self._noises:
             clip = self._noises[rng.integers(len(self._noises))]
-            start = rng.integers(max(1, len(clip) - WINDOW))
-            part = clip[start : start + WINDOW]
+            factor = float(rng.uniform(0.75, 1.35))  # another dog, another bell
+            length = int(WINDOW * factor) + 2
+            start = rng.integers(max(1, len(clip) - length))
+            part = speed(clip[start : start + length], factor)[:WINDOW]
             if np.abs(part).max(initial=0) > 1e-3 and len(part) == WINDOW:
                 return part
         if kind < 0.8:

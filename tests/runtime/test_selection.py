@@ -1,5 +1,5 @@
 import pytest
-from boards import make_agx_xavier
+from board_trees import make_agx_xavier
 from colours import make_bundle
 
 from mla_edge.errors import BundleError
