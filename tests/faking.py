@@ -180,11 +180,12 @@ def add_engines(bundle, bindings, target, policy=None):
     data, built = build_engine(bindings, BuildSpec(str(graph), "int8"))
     plan.write_bytes(data)
     facts = Sidecar(
-        "lite",
-        target,
-        bundle.files["graphs/lite.onnx"],
-        sha256_of(plan),
-        {"typing": built.typing},
+        tier="lite",
+        target=target,
+        graph="graphs/lite.onnx",
+        onnx_sha256=bundle.files["graphs/lite.onnx"],
+        plan_sha256=sha256_of(plan),
+        build={"typing": built.typing},
     )
     write_sidecar(plan, facts)
     (plan.parent / "build.json").write_text(json.dumps({"policy": policy}))

@@ -224,7 +224,7 @@ def _place_on_dla(bindings: Bindings, builder: Any, config: Any, spec: BuildSpec
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = 0
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    if spec.calibration_cache is None:
+    if spec.calibration_cache is None or not hasattr(trt, "IInt8EntropyCalibrator2"):
         return None  # the graph's own Q/DQ
     calibrator = _make_calibrator(trt, Path(spec.calibration_cache).read_bytes())
     config.int8_calibrator = calibrator

@@ -304,6 +304,9 @@ class _Function:
             return frozenset().union(*(self._gates(each) for each in test.values))
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             inner = test.operand
+            if isinstance(inner, ast.BoolOp) and isinstance(inner.op, ast.Or):
+                negated = (ast.UnaryOp(ast.Not(), each) for each in inner.values)
+                return frozenset().union(*(self._gates(each) for each in negated))
             if isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.Not):
                 return self._gates(inner.operand)
             known = CONDITIONS.get(f"not {_dotted(inner)}")

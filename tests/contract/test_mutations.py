@@ -44,7 +44,7 @@ MUTATIONS = [
     Mutation(
         "calibrator on 11",
         BUILD,
-        "    if strong:\n        return None  # the graph's own Q/DQ\n",
+        ' or not hasattr(trt, "IInt8EntropyCalibrator2")',
         "",
         "builds_for_dla",
         "11.4",

@@ -1,12 +1,15 @@
+import dataclasses
 import json
 from dataclasses import replace
 
 import pytest
+from faking import make_bundle
 
 from mla_edge.engines.sidecar import (
     Sidecar,
     Target,
     check_sidecar,
+    plan_path,
     read_sidecar,
     write_sidecar,
 )
@@ -18,15 +21,22 @@ SHA = "ab" * 32
 
 
 @pytest.fixture
-def plan(tmp_path):
-    folder = tmp_path / "small-agx-orin" / "engines" / ORIN.key
-    folder.mkdir(parents=True)
-    return folder / "lite.plan"
+def bundle(tmp_path):
+    made = make_bundle(tmp_path / "small-agx-orin")
+    return dataclasses.replace(made, files={**made.files, "graphs/lite.onnx": SHA})
+
+
+@pytest.fixture
+def plan(bundle):
+    plan = plan_path(bundle, ORIN.key, "lite")
+    plan.parent.mkdir(parents=True)
+    return plan
 
 
 @pytest.fixture
 def sidecar():
-    return Sidecar("lite", ORIN, SHA, "cd" * 32, {"typing": "weak", "flags": ["INT8"]})
+    build = {"typing": "weak", "flags": ["INT8"]}
+    return Sidecar("lite", ORIN, "graphs/lite.onnx", SHA, "cd" * 32, build)
 
 
 def test_the_folder_of_a_machine_says_what_its_engines_are_for():
@@ -41,8 +51,8 @@ def test_a_sidecar_comes_back_as_it_was_written(plan, sidecar):
 
 
 @pytest.mark.parametrize("target", [ORIN, replace(ORIN, power_mode="MAXN")])
-def test_the_same_machine_passes_in_any_power_mode(plan, sidecar, target):
-    assert check_sidecar(plan, sidecar, target, SHA) is None
+def test_the_same_machine_passes_in_any_power_mode(bundle, plan, sidecar, target):
+    assert check_sidecar(bundle, plan, sidecar, target) is None
 
 
 @pytest.mark.parametrize(
@@ -55,31 +65,35 @@ def test_the_same_machine_passes_in_any_power_mode(plan, sidecar, target):
         ({"module": "p3767-0000"}, "module p3701-0005, here p3767-0000"),
     ],
 )
-def test_another_machine_is_refused_with_what_differs(plan, sidecar, change, message):
+def test_another_machine_is_refused_with_what_differs(bundle, plan, sidecar, change, message):
     with pytest.raises(EngineMismatch, match=message) as caught:
-        check_sidecar(plan, sidecar, replace(ORIN, **change), SHA)
+        check_sidecar(bundle, plan, sidecar, replace(ORIN, **change))
     assert caught.value.hint.startswith("build it on this machine: mla-edge build ")
     assert caught.value.hint.endswith("small-agx-orin")
     assert caught.value.exit_code == 5
 
 
-def test_another_graph_is_refused(plan, sidecar):
+def test_another_graph_is_refused(bundle, plan, sidecar):
+    other = replace(bundle, files={**bundle.files, "graphs/lite.onnx": "ef" * 32})
     with pytest.raises(EngineMismatch, match="graph abababababab, here efefefefefef"):
-        check_sidecar(plan, sidecar, ORIN, "ef" * 32)
+        check_sidecar(other, plan, sidecar, ORIN)
+    gone = replace(sidecar, graph="graphs/lite.dla.onnx")
+    with pytest.raises(EngineMismatch, match="graph abababababab, here none"):
+        check_sidecar(bundle, plan, gone, ORIN)
 
 
-def test_everything_that_differs_is_said_at_once(plan, sidecar):
+def test_everything_that_differs_is_said_at_once(bundle, plan, sidecar):
     with pytest.raises(
         EngineMismatch, match="capability 87, here 72; multiprocessors 16, here 8"
     ):
-        check_sidecar(plan, sidecar, replace(ORIN, sm=72, sm_count=8), SHA)
+        check_sidecar(bundle, plan, sidecar, replace(ORIN, sm=72, sm_count=8))
 
 
-def test_what_is_not_known_is_not_compared(plan, sidecar):
+def test_what_is_not_known_is_not_compared(bundle, plan, sidecar):
     unknown = replace(ORIN, sm_count=None, module=None)
-    assert check_sidecar(plan, sidecar, unknown, SHA) is None
-    assert check_sidecar(plan, replace(sidecar, target=unknown), ORIN, SHA) is None
-    assert check_sidecar(plan, replace(sidecar, target=RTX), RTX, SHA) is None
+    assert check_sidecar(bundle, plan, sidecar, unknown) is None
+    assert check_sidecar(bundle, plan, replace(sidecar, target=unknown), ORIN) is None
+    assert check_sidecar(bundle, plan, replace(sidecar, target=RTX), RTX) is None
 
 
 def test_a_sidecar_that_is_missing_or_damaged_is_named(plan, sidecar):

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from boards import make_agx_xavier, make_board
+from board_trees import make_agx_xavier, make_board
 from faking import VERSIONS
 from typer.testing import CliRunner
 
@@ -37,11 +37,16 @@ SIMULATED = ["--camera", "sim://digits?size=64x64", "--mic", "sim://digits"]
 
 @pytest.fixture(scope="module")
 def exported(network, tmp_path_factory):
-    """The small two-tier network, exported for the AGX Orin."""
+    """The small two-tier network, exported for the AGX Orin and its DLA."""
     out = tmp_path_factory.mktemp("exported")
     (out / "quick.toml").write_text(QUICK)
     request = ExportRequest(
-        "agx-orin", "small:make", out=out, calibration=str(out / "quick.toml"), max_drop=100.0
+        "agx-orin",
+        "small:make",
+        out=out,
+        calibration=str(out / "quick.toml"),
+        max_drop=100.0,
+        dla=True,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "load_network", lambda ref, data=None: network)
@@ -300,6 +305,24 @@ def test_a_dry_run_says_what_would_be_built_and_writes_nothing(fakes, copy, boar
     assert contents(bundle.folder) == before
 
 
+@pytest.mark.parametrize("version", ["10.3", "11.4"])
+def test_a_dla_takes_a_cache_up_to_10_and_the_graph_itself_on_11(fakes, request_for, version):
+    fakes.use(version, SM=87, SM_COUNT=16, DLA_CORES=2)
+    request = dataclasses.replace(request_for("10.3"), dla=True)
+    result = build(request)
+    plain = version == "10.3"
+    for tier in result.bundle.tiers:
+        plan = result.bundle.folder / "engines" / result.key / f"{tier.name}.plan"
+        form = "dla.onnx" if plain else "onnx"
+        assert read_sidecar(plan).graph == f"graphs/{tier.name}.{form}"
+        assert result.facts["tiers"][tier.name]["dla"]
+    assert build(request).reused
+    assert not build(dataclasses.replace(request, dla=False)).reused
+    with pytest.raises(ExportError, match="finds no DLA on this machine"):
+        fakes.use(version, SM=87, SM_COUNT=16)
+        build(request)
+
+
 def test_memory_decides_whether_and_with_how_much_it_builds(request_for):
     request, profile = request_for(), load_profile("agx-orin")
 
@@ -312,7 +335,7 @@ def test_memory_decides_whether_and_with_how_much_it_builds(request_for):
     assert choose_workspace(request, profile) == 8192
     assert choose_workspace(dataclasses.replace(request, workspace_mb=100), profile) == 100
     free(500_000)
-    with pytest.raises(ExportError, match="488 MB of memory are free"):
+    with pytest.raises(ExportError, match="488 MB of memory and 0 MB of swap are free"):
         choose_workspace(request, profile)
 
 
