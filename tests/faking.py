@@ -13,6 +13,13 @@ VERSIONS = {"8.6": "8.6.1", "10.3": "10.3.0", "11.4": "11.4.0"}
 XAVIER = {"NAME": "Xavier (fake)", "SM": 72, "SM_COUNT": 8}
 ORIN = {"NAME": "Orin (fake)", "SM": 87, "SM_COUNT": 16}
 THOR = {"NAME": "Thor (fake)", "SM": 110, "SM_COUNT": 20}
+PLAIN = {
+    "PRESENT": True,
+    "INTEGRATED": True,
+    "DLA_CORES": 0,
+    "MEMORY_MB": 30000,
+    "BUILD_ENDS": "",
+}
 BOARDS = {"8.6": XAVIER, "10.3": ORIN, "11.4": THOR}
 _LOADED = ("tensorrt", "pycuda", "pycuda.driver", "mla_edge.engines.cuda")
 
@@ -32,12 +39,12 @@ class Fakes:
     def use(self, version, **device):
         """TensorRT ``version`` on the board that has it, but for what ``device`` says."""
         self.forget()
-        path = [str(FOLDER / version), str(FOLDER)]
+        path = [str(FOLDER / version), str(FOLDER / "cuda"), str(FOLDER)]
         for folder in reversed(path):
             self._patch.syspath_prepend(folder)
         path = os.pathsep.join(filter(None, [*path, os.environ.get("PYTHONPATH", "")]))
         self._patch.setenv("PYTHONPATH", path)
-        self.set(**{**BOARDS[version], **device})
+        self.set(**{**PLAIN, **BOARDS[version], **device})
         self.machine.reset()
         return self.bindings
 
