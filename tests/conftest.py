@@ -1,9 +1,11 @@
 """Without torch, as on a board, the tests that need it are not collected, and that is said."""
 
 import functools
+import gc
 import importlib.util
 import inspect
 
+import pytest
 from typer.testing import CliRunner
 
 NEED_TORCH = ("networks", "exporter", "examples", "test_packaging.py")
@@ -23,3 +25,14 @@ def pytest_report_header():
     if WITHOUT_TORCH:
         return f"torch is not installed: tests/{{{','.join(NEED_TORCH)}}} are not run"
     return None
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """The fakes of TensorRT and pycuda; at the end nothing may be left on the fake GPU."""
+    faking = pytest.importorskip("faking", reason="the fakes need onnx")
+    fakes = faking.Fakes(monkeypatch)
+    yield fakes
+    gc.collect()
+    fakes.forget()
+    fakes.check()

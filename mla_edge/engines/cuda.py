@@ -44,7 +44,13 @@ class Buffer:
         flags = driver.host_alloc_flags.DEVICEMAP if mapped else 0
         self.host: np.ndarray = driver.pagelocked_empty(shape, np.dtype(dtype), mem_flags=flags)
         self._pinned: Any = self.host.base
-        self._twin: Any = None if mapped else driver.mem_alloc(self.host.nbytes)
+        self._twin: Any = None
+        if not mapped:
+            try:
+                self._twin = driver.mem_alloc(self.host.nbytes)
+            except driver.Error:
+                self._pinned.free()
+                raise
         seen: Any = self._pinned.get_device_pointer() if mapped else self._twin
         self.address = int(seen)
 

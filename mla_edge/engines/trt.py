@@ -43,9 +43,10 @@ class TensorRTEngine:
         self._buffers: dict[str, Buffer] = {}
         self._context: Any = None
         self._engine: Any = None
+        self._runtime: Any = None
         try:
             self._log.clear()
-            self._runtime: Any = bindings.trt.Runtime(bindings.logger)
+            self._runtime = self._start(bindings)
             self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
             if self._engine is None:
                 raise self._refused(f"{bindings.title} does not load it")
@@ -82,6 +83,7 @@ class TensorRTEngine:
             if value is None:
                 raise self._unexpected(inputs)
             self._fill(name, buffer.host, value)
+        for _, buffer in self._feeds:  # after the last one was found good
             buffer.upload(gpu.stream)
         if not self._context.execute_async_v3(gpu.stream.handle):
             raise InferenceError(
@@ -117,24 +119,33 @@ class TensorRTEngine:
         self._feeds, self._reads = [], []
         gpu.release()
 
+    def _start(self, bindings: Bindings) -> Any:
+        try:
+            return bindings.trt.Runtime(bindings.logger)
+        except TypeError as error:  # all that pybind11 says when CUDA does not start
+            raise InferenceError(
+                f"{bindings.title} does not start: {self._log.last_error or error}",
+                hint="free memory, and see whether there is a GPU: mla-edge doctor",
+            ) from error
+
     def _allocate(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        engine, context, trt = self._engine, self._context, self._trt
+        # Nothing of TensorRT in a local: a traceback would keep it while close frees the rest.
         assert self._gpu is not None
         inputs: list[TensorSpec] = []
         outputs: list[TensorSpec] = []
-        for i in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(i)
-            shape = tuple(engine.get_tensor_shape(name))
-            kind = engine.get_tensor_dtype(name).name
+        for i in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(i)
+            shape = tuple(self._engine.get_tensor_shape(name))
+            kind = self._engine.get_tensor_dtype(name).name
             if kind not in _DTYPES or any(size < 0 for size in shape):
                 raise self._refused(f"its tensor {name!r} is {kind} {list(shape)}")
             spec = TensorSpec(name, _DTYPES[kind], shape)
             buffer = self._gpu.buffer(spec.shape, spec.dtype)
             self._buffers[name] = buffer
-            if not context.set_tensor_address(name, buffer.address):
+            if not self._context.set_tensor_address(name, buffer.address):
                 raise self._refused(f"it does not take the memory of {name!r}")
-            given = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            (inputs if given else outputs).append(spec)
+            mode = self._engine.get_tensor_mode(name)
+            (inputs if mode == self._trt.TensorIOMode.INPUT else outputs).append(spec)
         return tuple(inputs), tuple(outputs)
 
     def _fill(self, name: str, host: np.ndarray, value: np.ndarray) -> None:

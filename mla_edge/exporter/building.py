@@ -269,7 +269,8 @@ def describe_build(
     graph = bundle.graph(tier, cpu=False)
     cache = None
     plain = f"graphs/{tier}.dla.onnx"
-    if request.dla and plain in bundle.files:
+    takes_cache = hasattr(bindings.trt, "IInt8EntropyCalibrator2")
+    if request.dla and takes_cache and plain in bundle.files:
         graph = bundle.folder / plain
         _, scales = read_cache(
             (bundle.folder / f"calibration/{tier}.cache").read_text(encoding="utf-8")

@@ -123,7 +123,13 @@ def parse_network(bindings: Bindings, graph: Path, *, strong: bool = True) -> tu
     """
     trt = bindings.trt
     bindings.log.clear()
-    builder = trt.Builder(bindings.logger)
+    try:
+        builder = trt.Builder(bindings.logger)
+    except TypeError as error:  # all that pybind11 says when CUDA does not start
+        raise ExportError(
+            f"build: {bindings.title} does not start: {bindings.log.last_error or error}",
+            hint="free memory, and see whether there is a GPU: mla-edge doctor",
+        ) from error
     network = builder.create_network(_creation_flags(trt, strong))
     parser = trt.OnnxParser(network, bindings.logger)
     if parser.parse(graph.read_bytes()):
@@ -218,7 +224,7 @@ def _place_on_dla(bindings: Bindings, builder: Any, config: Any, spec: BuildSpec
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = 0
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    if spec.calibration_cache is None:
+    if spec.calibration_cache is None or not hasattr(trt, "IInt8EntropyCalibrator2"):
         return None  # the graph's own Q/DQ
     calibrator = _make_calibrator(trt, Path(spec.calibration_cache).read_bytes())
     config.int8_calibrator = calibrator
@@ -263,9 +269,12 @@ def _read_timing_cache(bindings: Bindings, config: Any, spec: BuildSpec) -> Any:
     if spec.timing_cache is None or bindings.flavour == "rtx":
         return None
     path = Path(spec.timing_cache)
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+    for data in (path.read_bytes() if path.is_file() else b"", b""):
+        cache = config.create_timing_cache(data)
+        # One that was measured on another GPU or driver is not taken: then a new one.
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return cache
+    return None
 
 
 def _write_timing_cache(config: Any, path: Path) -> None:
