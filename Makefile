@@ -3,6 +3,7 @@
 # make check   format, lint, types, Python 3.8, generated documents
 # make bench   the figures of the documents (DATA=folder with the data sets)
 # make docs    write the generated documents again
+# make arm64   the wheel on an emulated aarch64, its labels held against those of this machine
 #
 # TORCH_INDEX says where PyTorch's CPU build comes from, in pip's own words; the README has examples.
 
@@ -18,7 +19,7 @@ HASH := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 DEMO_READY := $(VENV)/.demo-$(HASH)
 TEST_READY := $(VENV)/.test-$(HASH)
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench docs arm64 clean
 
 demo: $(DEMO_READY)
 	$(BIN)/mla-edge export --profile host
@@ -43,6 +44,12 @@ bench: $(TEST_READY)
 
 docs: $(TEST_READY)
 	$(BIN)/python scripts/render_docs.py
+
+arm64: bundles/digits-host
+	PYTHON=$(BIN)/python scripts/arm64.sh bundles/digits-host
+
+bundles/digits-host: | $(DEMO_READY)
+	$(BIN)/mla-edge export --profile host
 
 clean:
 	rm -rf $(VENV) bundles dist build
