@@ -19,6 +19,7 @@ from mla_edge.exporter.calibration import (
     modes,
 )
 from mla_edge.exporter.dla import choose_form
+from mla_edge.exporter.fingerprints import code_fingerprint, network_code
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.onnx_graph import load_model
@@ -40,10 +41,8 @@ from mla_edge.exporter.steps import (
     StepCache,
     StepEvent,
     Steps,
-    code_fingerprint,
     hash_folder,
     hash_of,
-    network_code,
     partial_folder,
     versions,
 )
@@ -232,7 +231,8 @@ def hash_network(request: ExportRequest, plan: Plan) -> str:
     """The sha256 over the network, its code, its data, and our code."""
     data = hash_folder(request.data) if request.data is not None else ""
     network = plan.network
-    return hash_of(network.fingerprint, network_code(network), data, code_fingerprint())
+    code = network_code(network, request.network)
+    return hash_of(network.fingerprint, code, data, code_fingerprint())
 
 
 def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha256: str) -> str:
