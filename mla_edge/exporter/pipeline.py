@@ -35,7 +35,7 @@ from mla_edge.exporter.publishing import (
 from mla_edge.exporter.quantization import floating_layers
 from mla_edge.exporter.recipe import Recipe, choose_precision, load_recipe
 from mla_edge.exporter.routing import choose_policy
-from mla_edge.exporter.shipped_ranges import shipped_ranges_sha256
+from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.steps import (
     OnStep,
     StepCache,
@@ -93,6 +93,7 @@ class Plan:
     calibration: CalibrationSpec
     network: Network
     target: Path
+    own_samples: bool  # the user's: ranges that ship do not count
     dla: str = ""  # the form of INT8 for a DLA, where one is asked for
 
 
@@ -132,7 +133,7 @@ def export(
             precision=plan.precision,
             network=plan.network,
             calibration=calibration,
-            own_samples=request.data is not None or request.calibration is not None,
+            own_samples=plan.own_samples,
             trains=request.data is not None,
             base=base,
             steps=steps,
@@ -183,7 +184,10 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
         network = build_network(request)
     target = request.out / f"{network.name}-{profile.name}"
     check_target(target)
-    return Plan(profile, recipe, precision, calibration, network, target, dla)
+    given = request.data is not None or request.calibration is not None
+    # What a recipe names is the user's only where it is a file of theirs: it must name a set.
+    own = given or recipe.calibration.endswith((".toml", ".npz"))
+    return Plan(profile, recipe, precision, calibration, network, target, own, dla)
 
 
 def build_network(request: ExportRequest) -> Network:
@@ -237,13 +241,14 @@ def hash_network(request: ExportRequest, plan: Plan) -> str:
 
 def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha256: str) -> str:
     """The sha256 over everything that decides what the bundle holds."""
+    ranges = ranges_to_use(plan.network, plan.recipe, plan.precision, plan.own_samples)
     return hash_of(
         base,
         repr(plan.profile),
         repr(plan.recipe),
         plan.precision,
         calibration_sha256,
-        shipped_ranges_sha256(plan.network),
+        ranges,
         tensorrt_version(),
         request.max_drop,
         request.golden,
@@ -303,6 +308,11 @@ def describe(
             "precision": plan.precision,
             "opset": plan.profile.opset,
             "dla": job.dla,
+            "ranges": {
+                result.name: dataclasses.asdict(result.ranges)
+                for result in results
+                if result.ranges is not None
+            },
             "float_layers": {
                 result.name: floating_layers(load_model(result.tensorrt_graph))
                 for result in results

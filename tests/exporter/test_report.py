@@ -35,6 +35,7 @@ def tier(name):
         "distillation": None,
         "size_bytes": {"float": 20e6, "tensorrt": 19e6, "cpu": 6e6},
         "ranges_from": "calibration set default",
+        "ranges_samples_sha256": "12" * 32,
         "cpu_precision": "int8",
         "cpu_ms": {"fp32": 6.0, "int8": 4.0},
         "agreement": {"tensorrt": dict(AGREEMENT), "cpu": dict(AGREEMENT)},
@@ -119,6 +120,7 @@ def test_the_page_says_everything_and_needs_nothing(facts):
         "No board took part.",
         "not checked",
         "tensorrt-rtx is not installed",
+        "calibration set default (samples, sha256 <code>" + "12" * 32,
     ):
         assert text in page, text
     assert not re.search(r"https?://|<script|<link|src=", page)
