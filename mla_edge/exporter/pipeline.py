@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
-from mla_edge.errors import AccuracyGateError, ConfigError
+from mla_edge.errors import ConfigError
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.calibration import (
     CalibrationSpec,
@@ -34,6 +34,7 @@ from mla_edge.exporter.publishing import (
 )
 from mla_edge.exporter.quantization import floating_layers
 from mla_edge.exporter.recipe import Recipe, choose_precision, load_recipe
+from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
 from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.steps import (
@@ -47,7 +48,7 @@ from mla_edge.exporter.steps import (
     versions,
 )
 from mla_edge.exporter.tensorrt_check import tensorrt_version
-from mla_edge.exporter.tiers import TierResult, export_tier, worst_layers
+from mla_edge.exporter.tiers import TierResult, export_tier
 from mla_edge.golden import FILE as GOLDEN
 from mla_edge.golden import write_golden
 from mla_edge.networks import Network, load_network
@@ -149,7 +150,7 @@ def export(
         facts["routing"]["measured_on"] = policy.measured_on
         facts["provenance"]["inputs_sha256"] = inputs
         if not facts["gate"]["passed"]:
-            refuse(request, plan, job, results, facts)
+            refuse(plan.target, job, results, held, facts)
         with steps.step("bundle"):
             golden = pick_golden(job, held, request.golden)
             facts["provenance"]["golden"] = match_golden(job, results, golden)
@@ -320,33 +321,6 @@ def describe(
             "versions": versions(),
         },
     }
-
-
-def refuse(
-    request: ExportRequest,
-    plan: Plan,
-    job: Job,
-    results: list[TierResult],
-    facts: dict[str, Any],
-) -> None:
-    """Write the report of a failed gate beside where the bundle would be, and raise."""
-    with job.steps.step("sensitivity"):
-        worst = max(results, key=lambda result: result.worst_drop)
-        layers = worst_layers(job, worst)
-        for tier in facts["tiers"]:
-            if tier["name"] == worst.name:
-                tier["sensitivity"] = [
-                    {"layer": layer, "error": error} for layer, error in layers
-                ]
-    path = reporting.write_failed(plan.target, facts)
-    hurt = ", ".join(layer for layer, _ in layers[:3]) or "pruning alone"
-    raise AccuracyGateError(
-        f"tier {worst.name!r} lost {worst.worst_drop:.2f} points of accuracy, "
-        f"{request.max_drop:g} are allowed; nothing was published. Hurt most: {hurt}",
-        hint=f"see {path}; prune less, name the layers in keep_float of the recipe, "
-        "calibrate with your own data (--data, --calibration), or raise --max-drop",
-        report=str(path),
-    )
 
 
 def write_graphs(folder: Path, results: list[TierResult]) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from mla_edge.bundle import sha256_of
 from mla_edge.errors import ExportError
-from mla_edge.exporter.agreement import Agreement, measure, sensitivity
+from mla_edge.exporter.agreement import Agreement, measure
 from mla_edge.exporter.calibration import (
     over_modes,
     to_examples,
@@ -302,17 +302,6 @@ def check_tensorrt(job: Job, part: TierNetwork, graph: Path) -> BuildReport:
             hint="name the layers in keep_float of the recipe, or export with --recipe fp16",
         )
     return verdict
-
-
-def worst_layers(job: Job, result: TierResult) -> list[tuple[str, float]]:
-    """The layers that quantization hurt most, worst first; none where nothing was quantized."""
-    form = max(result.agreement, key=lambda name: result.agreement[name].drop_points)
-    quantized = result.cpu_graph if form == "cpu" else result.tensorrt_graph
-    if quantized == result.float_graph:
-        return []
-    part = next(p for p in job.network.tiers if p.tier.name == result.name)
-    feeds = calibration_feeds(job, part)[:24]
-    return list(sensitivity(result.float_graph, quantized, feeds))[:12]
 
 
 def _shrink(

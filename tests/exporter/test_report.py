@@ -138,13 +138,20 @@ def test_not_checked_is_never_ok(facts):
 def test_a_refusal_is_plain_and_names_the_layers(facts):
     facts["gate"] = {"max_drop_points": 1.0, "worst_drop_points": 7.25, "passed": False}
     facts["tiers"][1]["agreement"]["cpu"]["drop_points"] = 7.25
+    facts["tiers"][1]["lost_points"] = {"pruning": 1.25, "precision": 6.0}
     facts["tiers"][1]["sensitivity"] = [{"layer": "/stem/Conv", "error": 0.4}]
     page = reporting.render(facts)
     assert "refused: 7.25 points lost" in page
     assert "What hurt full most" in page
+    assert "Pruning lost 1.25 points" in page
+    assert "INT8 lost 6.00 more" in page
     assert "/stem/Conv" in page
+    facts["tiers"][1]["lost_points"] = {"pruning": 7.5, "precision": -0.25}
     facts["tiers"][1]["sensitivity"] = []
-    assert "it was the pruning" in reporting.render(facts)
+    page = reporting.render(facts)
+    assert "Pruning lost 7.50 points" in page
+    assert "INT8 cost nothing" in page
+    assert "layer in INT8" not in page
 
 
 def test_one_tier_has_no_routing_to_show(facts):
