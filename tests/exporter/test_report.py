@@ -46,6 +46,7 @@ def tier(name):
             "seconds": 0.0,
             "layers": 0,
             "undequantized": [],
+            "exempt": ["/mel/Conv", "/gate/score/MatMul"],
         },
         "dla": None,
     }
@@ -133,6 +134,15 @@ def test_not_checked_is_never_ok(facts):
     section = page[page.index("<h2>TensorRT</h2>") : page.index("<h2>Routing</h2>")]
     assert section.count("not checked") == 2
     assert ">ok<" not in section
+
+
+def test_layers_exempt_from_int8_are_counted_and_named(facts):
+    page = reporting.render(facts)
+    assert "2 layers with weights exempt from INT8" in page
+    assert "/mel/Conv, /gate/score/MatMul" in page
+    for row in facts["tiers"]:
+        del row["tensorrt"]["exempt"]  # as in the report of a bundle that is older
+    assert "exempt from INT8" not in reporting.render(facts)
 
 
 def test_a_refusal_is_plain_and_names_the_layers(facts):
