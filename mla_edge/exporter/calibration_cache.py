@@ -13,7 +13,7 @@ from mla_edge.exporter.calibration import load_calibration, load_calibration_spe
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.quantization import calibrate
-from mla_edge.exporter.recipe import load_recipe
+from mla_edge.exporter.recipe import check_tiers, load_recipe
 from mla_edge.exporter.shipped_ranges import make_entry, write_ranges
 from mla_edge.exporter.steps import StepCache, Steps, hash_of
 from mla_edge.exporter.tiers import calibration_feeds, make_float_graphs
@@ -26,6 +26,7 @@ def ranges_of_network(
 ) -> Iterator[tuple[Network, str, dict[str, Any]]]:
     """For every tier an entry of INT8 ranges made with the real samples in ``data``."""
     recipe, network = load_recipe(recipe_name), load_network(ref, data=data)
+    check_tiers(recipe, recipe_name, [part.tier.name for part in network.tiers])
     calibration = load_calibration(load_calibration_spec(recipe.calibration), network)
     job = Job(
         profile=load_profile("host"),

@@ -33,7 +33,7 @@ from mla_edge.exporter.publishing import (
     publish,
 )
 from mla_edge.exporter.quantization import floating_layers
-from mla_edge.exporter.recipe import Recipe, choose_precision, load_recipe
+from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
 from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
 from mla_edge.exporter.shipped_ranges import ranges_to_use
@@ -183,6 +183,8 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
         dla = choose_form(profile, precision) if request.dla else ""
     with steps.step("load_network"):
         network = build_network(request)
+        names = [part.tier.name for part in network.tiers]
+        steps.note(check_tiers(recipe, request.recipe, names))
     target = request.out / f"{network.name}-{profile.name}"
     check_target(target)
     given = request.data is not None or request.calibration is not None

@@ -100,6 +100,17 @@ def test_a_lost_gate_exits_with_4(export, tmp_path):
     assert not json.loads((tmp_path / shown["report"]).read_text())["gate"]["passed"]
 
 
+def test_a_recipe_for_a_tier_that_is_not_there_exits_with_2(export, tmp_path):
+    (tmp_path / "typo.toml").write_text(
+        'title = "x"\nprecision = "int8"\ncalibration = "quick"\n[tiers.onyl]\nprune = 0.5\n'
+    )
+    done = export(ALARMS, "--profile", "host", "--recipe", "typo.toml", "--dry-run")
+    assert done.exit_code == 2
+    assert "did you mean only?" in done.stderr
+    done = export(ALARMS, "--profile", "host", "--dry-run")
+    assert done.exit_code == 0, done.output
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_being_stopped_ends_with_130_and_leaves_nothing(tmp_path, how):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cold")}
