@@ -116,6 +116,7 @@ def _summary(result: "ExportResult") -> Dict[str, Any]:
                 "drop_points": {f: a["drop_points"] for f, a in tier["agreement"].items()},
                 "agreement": tier["agreement"],
                 "tensorrt": tier["tensorrt"]["status"],
+                "exempt": len(tier["tensorrt"]["exempt"]),
                 "dla": _without_nodes(tier["dla"]),
             }
             for tier in report["tiers"]
@@ -146,6 +147,7 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
             f"{routing['cost_ms'][name]:.2f} ms here "
             f"(float {routing['float_cost_ms'][name]:.2f} ms), "
             f"{-max(drops.values()) + 0.0:+.2f} points, TensorRT: {tier['tensorrt']}"
+            + _exempt_words(tier["exempt"])
         )
     lines += _dla_words(shown["tiers"])
     if len(shown["tiers"]) > 1:
@@ -159,6 +161,10 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
         lines.append(f"  the bundle that was there is now {result.kept}")
     lines.append(f"  report: {shown['report']}")
     return "\n".join(lines)
+
+
+def _exempt_words(count: int) -> str:
+    return f", {count} layer{'s' if count > 1 else ''} exempt from INT8" if count else ""
 
 
 def _dla_words(tiers: Dict[str, Any]) -> List[str]:

@@ -10,11 +10,12 @@ from typing import Any, Iterator
 from mla_edge._content import content_dir
 from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.calibration import load_calibration, load_calibration_spec
+from mla_edge.exporter.fingerprints import code_fingerprint, network_code
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.quantization import calibrate
-from mla_edge.exporter.recipe import load_recipe
+from mla_edge.exporter.recipe import check_tiers, load_recipe
 from mla_edge.exporter.shipped_ranges import make_entry, write_ranges
-from mla_edge.exporter.steps import StepCache, Steps, code_fingerprint, hash_of, network_code
+from mla_edge.exporter.steps import StepCache, Steps, hash_of
 from mla_edge.exporter.tiers import calibration_feeds, make_float_graphs
 from mla_edge.networks import Network, load_network
 from mla_edge.profiles import load_profile
@@ -25,6 +26,7 @@ def ranges_of_network(
 ) -> Iterator[tuple[Network, str, dict[str, Any]]]:
     """For every tier an entry of INT8 ranges made with the real samples in ``data``."""
     recipe, network = load_recipe(recipe_name), load_network(ref, data=data)
+    check_tiers(recipe, recipe_name, [part.tier.name for part in network.tiers])
     calibration = load_calibration(load_calibration_spec(recipe.calibration), network)
     job = Job(
         profile=load_profile("host"),
@@ -34,7 +36,7 @@ def ranges_of_network(
         calibration=calibration,
         own_samples=True,
         trains=False,
-        base=hash_of(network.fingerprint, network_code(network), code_fingerprint()),
+        base=hash_of(network.fingerprint, network_code(network, ref), code_fingerprint()),
         steps=Steps(lambda event: None),
         cache=StepCache(),
     )

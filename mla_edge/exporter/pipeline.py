@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
-from mla_edge.errors import AccuracyGateError, ConfigError
+from mla_edge.errors import ConfigError
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.calibration import (
     CalibrationSpec,
@@ -19,6 +19,7 @@ from mla_edge.exporter.calibration import (
     modes,
 )
 from mla_edge.exporter.dla import choose_form
+from mla_edge.exporter.fingerprints import code_fingerprint, network_code
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.onnx_graph import load_model
@@ -32,23 +33,22 @@ from mla_edge.exporter.publishing import (
     publish,
 )
 from mla_edge.exporter.quantization import floating_layers
-from mla_edge.exporter.recipe import Recipe, choose_precision, load_recipe
+from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
+from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
-from mla_edge.exporter.shipped_ranges import shipped_ranges_sha256
+from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.steps import (
     OnStep,
     StepCache,
     StepEvent,
     Steps,
-    code_fingerprint,
     hash_folder,
     hash_of,
-    network_code,
     partial_folder,
     versions,
 )
 from mla_edge.exporter.tensorrt_check import tensorrt_version
-from mla_edge.exporter.tiers import TierResult, export_tier, worst_layers
+from mla_edge.exporter.tiers import TierResult, export_tier
 from mla_edge.golden import FILE as GOLDEN
 from mla_edge.golden import write_golden
 from mla_edge.networks import Network, load_network
@@ -94,6 +94,7 @@ class Plan:
     calibration: CalibrationSpec
     network: Network
     target: Path
+    own_samples: bool  # the user's: ranges that ship do not count
     dla: str = ""  # the form of INT8 for a DLA, where one is asked for
 
 
@@ -133,7 +134,7 @@ def export(
             precision=plan.precision,
             network=plan.network,
             calibration=calibration,
-            own_samples=request.data is not None or request.calibration is not None,
+            own_samples=plan.own_samples,
             trains=request.data is not None,
             base=base,
             steps=steps,
@@ -149,7 +150,7 @@ def export(
         facts["routing"]["measured_on"] = policy.measured_on
         facts["provenance"]["inputs_sha256"] = inputs
         if not facts["gate"]["passed"]:
-            refuse(request, plan, job, results, facts)
+            refuse(plan.target, job, results, held, facts)
         with steps.step("bundle"):
             golden = pick_golden(job, held, request.golden)
             facts["provenance"]["golden"] = match_golden(job, results, golden)
@@ -182,9 +183,14 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
         dla = choose_form(profile, precision) if request.dla else ""
     with steps.step("load_network"):
         network = build_network(request)
+        names = [part.tier.name for part in network.tiers]
+        steps.note(check_tiers(recipe, request.recipe, names))
     target = request.out / f"{network.name}-{profile.name}"
     check_target(target)
-    return Plan(profile, recipe, precision, calibration, network, target, dla)
+    given = request.data is not None or request.calibration is not None
+    # What a recipe names is the user's only where it is a file of theirs: it must name a set.
+    own = given or recipe.calibration.endswith((".toml", ".npz"))
+    return Plan(profile, recipe, precision, calibration, network, target, own, dla)
 
 
 def build_network(request: ExportRequest) -> Network:
@@ -232,18 +238,20 @@ def hash_network(request: ExportRequest, plan: Plan) -> str:
     """The sha256 over the network, its code, its data, and our code."""
     data = hash_folder(request.data) if request.data is not None else ""
     network = plan.network
-    return hash_of(network.fingerprint, network_code(network), data, code_fingerprint())
+    code = network_code(network, request.network)
+    return hash_of(network.fingerprint, code, data, code_fingerprint())
 
 
 def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha256: str) -> str:
     """The sha256 over everything that decides what the bundle holds."""
+    ranges = ranges_to_use(plan.network, plan.recipe, plan.precision, plan.own_samples)
     return hash_of(
         base,
         repr(plan.profile),
         repr(plan.recipe),
         plan.precision,
         calibration_sha256,
-        shipped_ranges_sha256(plan.network),
+        ranges,
         tensorrt_version(),
         request.max_drop,
         request.golden,
@@ -303,6 +311,11 @@ def describe(
             "precision": plan.precision,
             "opset": plan.profile.opset,
             "dla": job.dla,
+            "ranges": {
+                result.name: dataclasses.asdict(result.ranges)
+                for result in results
+                if result.ranges is not None
+            },
             "float_layers": {
                 result.name: floating_layers(load_model(result.tensorrt_graph))
                 for result in results
@@ -310,33 +323,6 @@ def describe(
             "versions": versions(),
         },
     }
-
-
-def refuse(
-    request: ExportRequest,
-    plan: Plan,
-    job: Job,
-    results: list[TierResult],
-    facts: dict[str, Any],
-) -> None:
-    """Write the report of a failed gate beside where the bundle would be, and raise."""
-    with job.steps.step("sensitivity"):
-        worst = max(results, key=lambda result: result.worst_drop)
-        layers = worst_layers(job, worst)
-        for tier in facts["tiers"]:
-            if tier["name"] == worst.name:
-                tier["sensitivity"] = [
-                    {"layer": layer, "error": error} for layer, error in layers
-                ]
-    path = reporting.write_failed(plan.target, facts)
-    hurt = ", ".join(layer for layer, _ in layers[:3]) or "pruning alone"
-    raise AccuracyGateError(
-        f"tier {worst.name!r} lost {worst.worst_drop:.2f} points of accuracy, "
-        f"{request.max_drop:g} are allowed; nothing was published. Hurt most: {hurt}",
-        hint=f"see {path}; prune less, name the layers in keep_float of the recipe, "
-        "calibrate with your own data (--data, --calibration), or raise --max-drop",
-        report=str(path),
-    )
 
 
 def write_graphs(folder: Path, results: list[TierResult]) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_edge._content import content_dir
-from mla_edge.bundle import sha256_of, write_atomically
+from mla_edge.bundle import write_atomically
 from mla_edge.errors import ConfigError
-from mla_edge.exporter.recipe import TierRecipe
 
 if TYPE_CHECKING:
+    from mla_edge.exporter.recipe import Recipe, TierRecipe
     from mla_edge.networks import Network
 
 
@@ -39,11 +39,18 @@ def find_ranges(network: Network, tier: str, how: TierRecipe) -> dict[str, Any] 
         ) from error
 
 
-def shipped_ranges_sha256(network: Network) -> str:
-    """The sha256 of the shipped files of this network, one after the other."""
-    folder = content_dir("calibration")
-    paths = (_path(folder, network.name, part.tier.name) for part in network.tiers)
-    return " ".join(sha256_of(path) for path in paths if path.is_file())
+def ranges_to_use(
+    network: Network, recipe: Recipe, precision: str, own_samples: bool
+) -> dict[str, dict[str, Any] | None]:
+    """By tier the shipped entry that an export takes; None where it calibrates by itself.
+
+    It does where the user gave samples (``own_samples``), and where nothing becomes INT8.
+    """
+    none = own_samples or precision != "int8"
+    names = [part.tier.name for part in network.tiers]
+    return {
+        name: None if none else find_ranges(network, name, recipe.tier(name)) for name in names
+    }
 
 
 def write_ranges(

@@ -6,19 +6,15 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from mla_edge.bundle import sha256_of
-
-if TYPE_CHECKING:
-    from mla_edge.networks import Network
 
 _DONE = "done.json"
 _ENTRIES_KEPT = 200
@@ -155,26 +151,6 @@ def hash_folder(folder: Path) -> str:
     """The sha256 over the names and contents of every file under ``folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return hash_of(*((str(path.relative_to(folder)), sha256_of(path)) for path in files))
-
-
-def code_fingerprint() -> str:
-    """The sha256 over our code that decides what an export gives, and its packages."""
-    package = Path(__file__).resolve().parent.parent
-    files = [package / "preprocess.py", package / "signals.py", package / "bundle.py"]
-    for area in ("exporter", "engines"):
-        files += sorted((package / area).glob("*.py"))
-    return hash_of(*(sha256_of(path) for path in files), versions())
-
-
-def network_code(network: Network) -> str:
-    """The sha256 over the files in which the network's own modules are written."""
-    classes = {type(part) for tier in network.tiers for part in tier.module.modules()}
-    files = set()
-    for made in classes:
-        module = sys.modules.get(made.__module__)
-        if made.__module__.split(".")[0] != "torch" and getattr(module, "__file__", None):
-            files.add(Path(str(module.__file__)))  # type: ignore[union-attr]
-    return hash_of(*sorted(sha256_of(path) for path in files))
 
 
 def versions() -> dict[str, str]:

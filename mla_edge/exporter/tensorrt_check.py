@@ -24,7 +24,11 @@ NOT_INSTALLED = "tensorrt-rtx is not installed: pip install 'mla-edge[tensorrt-c
 
 @dataclass(frozen=True)
 class BuildReport:
-    """The verdict on one graph; ``undequantized`` were to be INT8 and are not."""
+    """The verdict on one graph; ``undequantized`` were to be INT8 and are not.
+
+    ``exempt`` have weights, and stay float because their module or the recipe says so: "ok"
+    says nothing about their INT8.
+    """
 
     status: str  # "ok", "refused" or "not checked"
     reason: str = ""
@@ -32,6 +36,7 @@ class BuildReport:
     seconds: float = 0.0
     layers: int = 0
     undequantized: tuple[str, ...] = ()
+    exempt: tuple[str, ...] = ()
 
 
 def tensorrt_version() -> str | None:
@@ -53,26 +58,29 @@ def verify_tensorrt(
 
     With ``int8`` every convolution and matrix product with weights must be fed by DEQUANTIZE on
     both sides, but for modules marked ``keep_float32``, the layers `quantize` was told to keep,
-    and those in ``keep_float``. Without TensorRT-RTX installed the status is "not checked".
+    and those in ``keep_float``; these are reported as ``exempt``. Without TensorRT-RTX
+    installed the status is "not checked".
     """
+    model = load_model(graph)
+    floating = {*floating_layers(model), *keep_float}
+    exempt = tuple(name for name in _weighted(model) if int8 and name in floating)
     try:
         bindings = load_bindings("rtx")
     except MissingDependency:
-        return BuildReport("not checked", NOT_INSTALLED)
-    model = load_model(graph)
-    exempt = {*floating_layers(model), *keep_float}
+        return BuildReport("not checked", NOT_INSTALLED, exempt=exempt)
     began = time.monotonic()
     layers = 0
 
     def report(status: str, reason: str = "", without: Sequence[str] = ()) -> BuildReport:
         seconds = round(time.monotonic() - began, 3)
-        return BuildReport(status, reason, bindings.title, seconds, layers, tuple(without))
+        told = bindings.title, seconds, layers, tuple(without), exempt
+        return BuildReport(status, reason, *told)
 
     try:
         _builder, network, _parser = parse_network(bindings, graph)
         layers = network.num_layers
         without = _without_dequantize(bindings.trt, network, model) if int8 else []
-        without = [name for name in without if name not in exempt]
+        without = [name for name in without if name not in floating]
         if without:
             return report("refused", "weighted layers that are not INT8", without)
         for capability in capabilities:
@@ -108,13 +116,13 @@ def _without_dequantize(trt: Any, network: Any, model: Any) -> list[str]:
     return missing
 
 
-def _weighted(model: Any) -> set[str]:
-    """Names of the nodes whose second input is constant, quantized or not."""
+def _weighted(model: Any) -> list[str]:
+    """Names of the nodes, in order, whose second input is constant, quantized or not."""
     constant = {tensor.name for tensor in model.graph.initializer}
-    names = set()
+    names = []
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in constant:
             constant.add(node.output[0])
         if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constant:
-            names.add(node.name)
+            names.append(node.name)
     return names

@@ -15,7 +15,7 @@ import torch
 
 from mla_edge.bundle import sha256_of
 from mla_edge.errors import ExportError
-from mla_edge.exporter.agreement import Agreement, measure, sensitivity
+from mla_edge.exporter.agreement import Agreement, measure
 from mla_edge.exporter.calibration import (
     over_modes,
     to_examples,
@@ -36,7 +36,7 @@ from mla_edge.exporter.quantization import (
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.recipe import TierRecipe
 from mla_edge.exporter.runs import machine, measure_costs, open_engines, run_tiers
-from mla_edge.exporter.shipped_ranges import find_ranges
+from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.steps import (
     hash_of,
     versions,
@@ -50,6 +50,14 @@ _SLOWER = 1.1  # an INT8 graph may be this much slower than float before float i
 
 
 @dataclass(frozen=True)
+class RangesOrigin:
+    """What the INT8 ranges of a tier were made from, in words and by the samples' sha256."""
+
+    source: str
+    samples_sha256: str
+
+
+@dataclass(frozen=True)
 class TierResult:
     """One tier, finished: its graphs, and everything that was measured on them."""
 
@@ -59,7 +67,7 @@ class TierResult:
     tensorrt_graph: Path
     cpu_graph: Path
     shrunk: Mapping[str, Any]  # parameters and widths before and after, the distillation
-    ranges_from: str
+    ranges: RangesOrigin | None  # of INT8
     cpu_precision: str
     cpu_ms: Mapping[str, float]  # float graph and INT8 graph in turns, on this machine
     agreement: Mapping[str, Agreement]  # of the graph "tensorrt", of "cpu", of a DLA's INT8
@@ -82,7 +90,8 @@ class TierResult:
             "name": self.name,
             **self.shrunk,
             "size_bytes": {form: path.stat().st_size for form, path in graphs.items()},
-            "ranges_from": self.ranges_from,
+            "ranges_from": self.ranges.source if self.ranges else "",
+            "ranges_samples_sha256": self.ranges.samples_sha256 if self.ranges else "",
             "cpu_precision": self.cpu_precision,
             "cpu_ms": dict(self.cpu_ms),
             "agreement": {
@@ -99,8 +108,8 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     graphs = make_float_graphs(job, part)
     shrunk = json.loads((graphs / "shrunk.json").read_text(encoding="utf-8"))
     float_graph = graphs / "float.onnx"
-    tensorrt_graph, cpu_graph, ranges_from = float_graph, float_graph, ""
-    cpu_precision = "fp32"
+    tensorrt_graph, cpu_graph, cpu_precision = float_graph, float_graph, "fp32"
+    ranges: RangesOrigin | None = None
     cpu_ms: dict[str, float] = {}
     dla: DlaForm | None = None
     with job.steps.step("check_operators", name):
@@ -108,7 +117,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     if job.precision == "fp16":
         tensorrt_graph = graphs / "half.onnx"
     elif job.precision == "int8":
-        quantized, ranges_from = quantize_tier(job, part, float_graph)
+        quantized, ranges = quantize_tier(job, part, float_graph)
         tensorrt_graph = quantized / "tensorrt.onnx"
         _check_operators(job, quantized)
         cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(job, part, graphs, quantized, held)
@@ -125,7 +134,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         tensorrt_graph=tensorrt_graph,
         cpu_graph=cpu_graph,
         shrunk=shrunk,
-        ranges_from=ranges_from,
+        ranges=ranges,
         cpu_precision=cpu_precision,
         cpu_ms=cpu_ms,
         agreement={
@@ -175,29 +184,37 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
         return job.cache.store(key, make)
 
 
-def quantize_tier(job: Job, part: TierNetwork, float_graph: Path) -> tuple[Path, str]:
+def quantize_tier(job: Job, part: TierNetwork, float_graph: Path) -> tuple[Path, RangesOrigin]:
     """A folder with ``tensorrt.onnx`` and ``cpu.onnx``, and where the ranges came from."""
-    name, network = part.tier.name, job.network
+    name = part.tier.name
     how = job.recipe.tier(name)
     said = f"calibration set {job.calibration.spec.name}"
-    shipped = None if job.own_samples else find_ranges(network, name, how)
+    entries = ranges_to_use(job.network, job.recipe, job.precision, job.own_samples)
+    shipped = entries[name]
     ranges = Ranges.from_json(shipped["ranges"]) if shipped else None
     if ranges and ranges.structure != structure_of(find_layers(load_model(float_graph))):
         said += "; the shipped ranges do not fit this graph (other versions of onnx, onnxslim?)"
         shipped = ranges = None
-    elif shipped:
-        said = shipped["source"]
-    origin = shipped["samples_sha256"] if shipped else job.calibration.sha256
+    if shipped:
+        origin = RangesOrigin(shipped["source"], shipped["samples_sha256"])
+    else:
+        origin = RangesOrigin(said, job.calibration.sha256)
     int8_weights = _takes_int8_weights(job.profile.tensorrt)
     key = hash_of(
-        "quantize", job.base, sha256_of(float_graph), how.keep_float, origin, int8_weights
+        "quantize",
+        job.base,
+        sha256_of(float_graph),
+        how.keep_float,
+        shipped,
+        origin.samples_sha256,
+        int8_weights,
     )
     entry = job.cache.find(key)
     if entry is not None:
         job.steps.reused("quantize", name)
-        return entry, said
+        return entry, origin
     with job.steps.step("quantize", name):
-        job.steps.note(f"ranges: {said}")
+        job.steps.note(f"ranges: {origin.source}")
         taken = ranges or calibrate(float_graph, calibration_feeds(job, part))
         kept = _matching(float_graph, how.keep_float)
 
@@ -209,7 +226,7 @@ def quantize_tier(job: Job, part: TierNetwork, float_graph: Path) -> tuple[Path,
                 )  # fmt: skip
             _write(folder / "ranges.json", json.dumps(taken.to_json()))
 
-        return job.cache.store(key, make), said
+        return job.cache.store(key, make), origin
 
 
 def calibration_feeds(job: Job, part: TierNetwork) -> list[Tensors]:
@@ -285,17 +302,6 @@ def check_tensorrt(job: Job, part: TierNetwork, graph: Path) -> BuildReport:
             hint="name the layers in keep_float of the recipe, or export with --recipe fp16",
         )
     return verdict
-
-
-def worst_layers(job: Job, result: TierResult) -> list[tuple[str, float]]:
-    """The layers that quantization hurt most, worst first; none where nothing was quantized."""
-    form = max(result.agreement, key=lambda name: result.agreement[name].drop_points)
-    quantized = result.cpu_graph if form == "cpu" else result.tensorrt_graph
-    if quantized == result.float_graph:
-        return []
-    part = next(p for p in job.network.tiers if p.tier.name == result.name)
-    feeds = calibration_feeds(job, part)[:24]
-    return list(sensitivity(result.float_graph, quantized, feeds))[:12]
 
 
 def _shrink(

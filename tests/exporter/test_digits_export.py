@@ -35,6 +35,14 @@ def test_the_bundle_keeps_what_the_board_asks(exported):
         assert max(said["tiers"][tier]["drop_points"].values()) <= 1.0
 
 
+def test_its_int8_is_that_of_real_data(exported):
+    _, folder = exported
+    report = json.loads((folder / "report.json").read_text())
+    found = {tier["name"]: tier["ranges_from"] for tier in report["tiers"]}
+    assert set(found) == {"lite", "full"}
+    assert all(source.startswith("real data") for source in found.values()), found
+
+
 def test_a_real_tensorrt_builds_the_graphs(exported):
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
         pytest.skip("tensorrt-rtx is not installed")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def test_json_is_one_object_on_stdout_and_words_are_on_stderr(export):
     assert shown["reused"] is False
     assert set(shown["tiers"]["only"]["drop_points"]) == {"tensorrt", "cpu"}
     assert shown["tiers"]["only"]["tensorrt"] in ("ok", "not checked")
+    assert shown["tiers"]["only"]["exempt"] == 1  # its log-mel front end
     assert shown["worst_drop_points"] <= 1.0
     assert shown["routing"]["cost_ms"]["only"] > 0
     assert Bundle.read(shown["bundle"]).network == "alarms"
@@ -61,7 +63,7 @@ def test_a_person_is_told_in_words(export):
     assert done.exit_code == 0, done.output
     assert "bundles/alarms-host: written" in done.stdout
     assert "only: " in done.stdout
-    assert "TensorRT: " in done.stdout
+    assert re.search(r"TensorRT: .*, 1 layer exempt from INT8", done.stdout)
     again = export(ALARMS, "--profile", "host")
     assert "bundles/alarms-host: reused, nothing it was made from has changed" in again.stdout
     kept = export(ALARMS, "--profile", "host", "--keep", "--max-drop", "0.5")
@@ -96,6 +98,17 @@ def test_a_lost_gate_exits_with_4(export, tmp_path):
     assert shown["ok"] is False
     assert "points of accuracy" in shown["problem"]
     assert not json.loads((tmp_path / shown["report"]).read_text())["gate"]["passed"]
+
+
+def test_a_recipe_for_a_tier_that_is_not_there_exits_with_2(export, tmp_path):
+    (tmp_path / "typo.toml").write_text(
+        'title = "x"\nprecision = "int8"\ncalibration = "quick"\n[tiers.onyl]\nprune = 0.5\n'
+    )
+    done = export(ALARMS, "--profile", "host", "--recipe", "typo.toml", "--dry-run")
+    assert done.exit_code == 2
+    assert "did you mean only?" in done.stderr
+    done = export(ALARMS, "--profile", "host", "--dry-run")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

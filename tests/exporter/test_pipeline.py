@@ -11,8 +11,10 @@ import pytest
 from mla_edge.bundle import Bundle
 from mla_edge.engines.verification import verify
 from mla_edge.errors import AccuracyGateError, ConfigError, ExportError
-from mla_edge.exporter import pipeline, publishing
+from mla_edge.exporter import pipeline, publishing, tiers
 from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
+from mla_edge.exporter.quantization import calibrate
+from mla_edge.exporter.ranges import Range
 from mla_edge.exporter.steps import StepCache, Steps
 
 ALARMS = f"{Path(__file__).parents[2] / 'examples' / 'your_network' / 'alarms.py'}:make_network"
@@ -205,18 +207,45 @@ def ruined(alarms, tmp_path):
     return dataclasses.replace(alarms, recipe=str(recipe))
 
 
-def test_the_gate_publishes_nothing_and_says_which_layers_hurt(alarms, ruined, cache):
+def test_the_gate_publishes_nothing_and_does_not_blame_int8_for_pruning(alarms, ruined, cache):
     with pytest.raises(AccuracyGateError, match="points of accuracy") as caught:
         export(ruined, cache=cache)
     assert caught.value.exit_code == 4
     names = ["alarms-agx-xavier.failed-report.html", "alarms-agx-xavier.failed-report.json"]
     assert files(alarms.out) == names
     report = json.loads((alarms.out / names[1]).read_text())
+    tier, worst = report["tiers"][0], report["gate"]["worst_drop_points"]
     assert not report["gate"]["passed"]
-    assert report["tiers"][0]["sensitivity"][0]["layer"] in str(caught.value)
+    assert tier["lost_points"]["pruning"] > 30
+    assert abs(tier["lost_points"]["precision"]) < 5
+    assert sum(tier["lost_points"].values()) == pytest.approx(worst)
+    assert f"Pruning alone lost {tier['lost_points']['pruning']:.2f}" in str(caught.value)
+    assert "prune less" in caught.value.hint
+    assert "keep_float" not in caught.value.hint
     assert "Nothing was published" in (alarms.out / names[0]).read_text()
     export(alarms, cache=cache)
     assert os.listdir(alarms.out) == ["alarms-agx-xavier"]
+
+
+def test_the_gate_names_the_layers_that_int8_hurt(alarms, tmp_path, monkeypatch):
+    def cut_short(graph, samples):
+        found = calibrate(graph, samples)
+        cut = {
+            place: Range(r.low / 50, r.high / 50, r.amplitude / 50)
+            for place, r in found.places.items()
+        }
+        return dataclasses.replace(found, places=cut)
+
+    monkeypatch.setattr(tiers, "calibrate", cut_short)
+    with pytest.raises(AccuracyGateError) as caught:
+        export(alarms, cache=StepCache(tmp_path / "steps"))
+    report = json.loads((alarms.out / "alarms-agx-xavier.failed-report.json").read_text())
+    tier, worst = report["tiers"][0], report["gate"]["worst_drop_points"]
+    assert tier["lost_points"] == {"pruning": 0.0, "precision": worst}
+    first = tier["sensitivity"][0]["layer"]
+    assert f"INT8 lost {worst:.2f}, most of it in {first}" in str(caught.value)
+    assert "Pruning" not in str(caught.value)
+    assert "keep_float" in caught.value.hint
 
 
 def test_the_gate_leaves_the_old_bundle(alarms, ruined, cache):

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from mla_edge._content import names
+from mla_edge._content import content_dir, names
 from mla_edge.errors import ConfigError
-from mla_edge.exporter.recipe import Recipe, choose_precision, load_recipe
+from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
 from mla_edge.profiles import load_profile
 
 
@@ -53,6 +53,21 @@ def test_a_wrong_key_or_value_is_refused_by_name(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_recipe(write(tmp_path, text))
     assert "mine.toml" in str(caught.value)
+
+
+def test_a_tier_that_the_network_has_not_is_refused_with_the_nearest(tmp_path):
+    path = write(tmp_path, "[tiers.full]\nprune = 0.1\n[tiers.onyl]\nprune = 0.5\n")
+    with pytest.raises(ConfigError, match=r"mine\.toml: \[tiers\.onyl\]") as caught:
+        check_tiers(load_recipe(path), path, ["full", "only"])
+    assert caught.value.hint == "did you mean only? its tiers: full, only"
+    assert check_tiers(load_recipe(path), path, ["full", "onyl"]) == ""
+
+
+@pytest.mark.parametrize("ref", ["default", str(content_dir("export") / "default.toml")])
+def test_a_recipe_that_ships_serves_a_network_of_other_tiers_and_says_so(ref):
+    said = check_tiers(load_recipe(ref), ref, ["only"])
+    assert said == "no tier here is called full: nothing done to those"
+    assert check_tiers(load_recipe(ref), ref, ["lite", "full"]) == ""
 
 
 def test_an_unknown_precision_is_refused(tmp_path):

@@ -35,6 +35,7 @@ def tier(name):
         "distillation": None,
         "size_bytes": {"float": 20e6, "tensorrt": 19e6, "cpu": 6e6},
         "ranges_from": "calibration set default",
+        "ranges_samples_sha256": "12" * 32,
         "cpu_precision": "int8",
         "cpu_ms": {"fp32": 6.0, "int8": 4.0},
         "agreement": {"tensorrt": dict(AGREEMENT), "cpu": dict(AGREEMENT)},
@@ -45,6 +46,7 @@ def tier(name):
             "seconds": 0.0,
             "layers": 0,
             "undequantized": [],
+            "exempt": ["/mel/Conv", "/gate/score/MatMul"],
         },
         "dla": None,
     }
@@ -119,6 +121,7 @@ def test_the_page_says_everything_and_needs_nothing(facts):
         "No board took part.",
         "not checked",
         "tensorrt-rtx is not installed",
+        "calibration set default (samples, sha256 <code>" + "12" * 32,
     ):
         assert text in page, text
     assert not re.search(r"https?://|<script|<link|src=", page)
@@ -133,16 +136,32 @@ def test_not_checked_is_never_ok(facts):
     assert ">ok<" not in section
 
 
+def test_layers_exempt_from_int8_are_counted_and_named(facts):
+    page = reporting.render(facts)
+    assert "2 layers with weights exempt from INT8" in page
+    assert "/mel/Conv, /gate/score/MatMul" in page
+    for row in facts["tiers"]:
+        del row["tensorrt"]["exempt"]  # as in the report of a bundle that is older
+    assert "exempt from INT8" not in reporting.render(facts)
+
+
 def test_a_refusal_is_plain_and_names_the_layers(facts):
     facts["gate"] = {"max_drop_points": 1.0, "worst_drop_points": 7.25, "passed": False}
     facts["tiers"][1]["agreement"]["cpu"]["drop_points"] = 7.25
+    facts["tiers"][1]["lost_points"] = {"pruning": 1.25, "precision": 6.0}
     facts["tiers"][1]["sensitivity"] = [{"layer": "/stem/Conv", "error": 0.4}]
     page = reporting.render(facts)
     assert "refused: 7.25 points lost" in page
     assert "What hurt full most" in page
+    assert "Pruning lost 1.25 points" in page
+    assert "INT8 lost 6.00 more" in page
     assert "/stem/Conv" in page
+    facts["tiers"][1]["lost_points"] = {"pruning": 7.5, "precision": -0.25}
     facts["tiers"][1]["sensitivity"] = []
-    assert "it was the pruning" in reporting.render(facts)
+    page = reporting.render(facts)
+    assert "Pruning lost 7.50 points" in page
+    assert "INT8 cost nothing" in page
+    assert "layer in INT8" not in page
 
 
 def test_one_tier_has_no_routing_to_show(facts):
@@ -180,7 +199,7 @@ def test_what_int8_leaves_open_is_said():
         )
         return " ".join(reporting.not_proven(load_profile(profile), precision, [checked]))
 
-    assert "not INT8 run in FP32" in said("agx-xavier", "int8")
+    assert "really fuses every INT8 layer shows only there" in said("agx-xavier", "int8")
     assert "The DLA was not looked at: export with --dla" in said("agx-xavier", "int8")
     assert "DLA" not in said("host", "int8")
-    assert "FP32" not in said("agx-xavier", "fp16")
+    assert "INT8" not in said("agx-xavier", "fp16")

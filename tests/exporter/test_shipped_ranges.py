@@ -7,9 +7,16 @@ import pytest
 
 from mla_edge.errors import ConfigError
 from mla_edge.exporter import calibration_cache, pipeline, shipped_ranges
+from mla_edge.exporter.calibration import CalibrationSpec, load_calibration
+from mla_edge.exporter.job import Job
+from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.pipeline import ExportRequest, export
-from mla_edge.exporter.recipe import TierRecipe
-from mla_edge.exporter.steps import StepCache
+from mla_edge.exporter.quantization import find_layers, structure_of
+from mla_edge.exporter.recipe import Recipe, TierRecipe, load_recipe
+from mla_edge.exporter.steps import StepCache, Steps
+from mla_edge.exporter.tiers import make_float_graphs
+from mla_edge.networks import load_network
+from mla_edge.profiles import load_profile
 
 PLAIN = TierRecipe()
 
@@ -24,13 +31,8 @@ def shipped(tmp_path, monkeypatch):
 
 @pytest.fixture
 def recipe(tmp_path):
-    (tmp_path / "quick.toml").write_text(
-        'source = "network"\ncalibrate = 40\ntune = 40\ntest = 40\n'
-    )
     path = tmp_path / "mine.toml"
-    path.write_text(
-        f'title = "x"\nprecision = "int8"\ncalibration = "{tmp_path / "quick.toml"}"\n'
-    )
+    path.write_text('title = "x"\nprecision = "int8"\ncalibration = "quick"\n')
     return str(path)
 
 
@@ -57,7 +59,7 @@ def written(network, shipped, recipe, tmp_path, monkeypatch, capsys):
 def test_the_command_writes_a_file_a_tier(written, shipped, network):
     assert written == [str(shipped / "small-lite.json"), str(shipped / "small-full.json")]
     entry = shipped_ranges.find_ranges(network, "lite", PLAIN)
-    assert entry["source"] == "real data, 40 samples"
+    assert entry["source"] == "real data, 48 samples"
     assert len(entry["samples_sha256"]) == 64
 
 
@@ -74,16 +76,53 @@ def test_an_export_without_data_gives_the_int8_of_the_real_data(
             result.bundle.graph(t, cpu=False).read_bytes() for t in ("lite", "full")
         ], result
 
+    def origin(result, tier):
+        row = next(row for row in result.report["tiers"] if row["name"] == tier)
+        told = result.bundle.provenance["ranges"][tier]
+        assert told == {
+            "source": row["ranges_from"],
+            "samples_sha256": row["ranges_samples_sha256"],
+        }
+        return row["ranges_from"], row["ranges_samples_sha256"]
+
     with_files, result = graphs(network)
-    assert result.report["tiers"][0]["ranges_from"] == "real data, 40 samples"
+    samples_sha256 = shipped_ranges.find_ranges(network, "lite", PLAIN)["samples_sha256"]
+    assert origin(result, "lite") == ("real data, 48 samples", samples_sha256)
+    assert result.report["calibration"]["sha256"] != samples_sha256
     with_data, result = graphs(other_scenes(network), data=tmp_path / "shipped")
-    assert result.report["tiers"][0]["ranges_from"].startswith("calibration set")
+    assert origin(result, "lite") == ("calibration set quick", samples_sha256)
+    assert result.report["calibration"]["sha256"] == samples_sha256
     assert with_files == with_data
     for path in shipped.iterdir():
         path.unlink()
     without, result = graphs(network)
     assert not result.reused
     assert without != with_files
+
+
+def test_a_set_of_the_users_own_is_used_and_not_taken_for_the_shipped_ranges(
+    written, network, recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+    cache = StepCache(tmp_path / "steps")
+
+    def ranges_from(request):
+        result = export(request, cache=cache)
+        return result.reused, {tier["ranges_from"] for tier in result.report["tiers"]}
+
+    plain = ExportRequest("host", "small", recipe, tmp_path / "out", max_drop=100)
+    named = dataclasses.replace(plain, calibration="quick")  # the very same samples
+    assert ranges_from(plain) == (False, {"real data, 48 samples"})
+    assert ranges_from(named) == (False, {"calibration set quick"})
+    assert ranges_from(named) == (True, {"calibration set quick"})
+    assert ranges_from(plain) == (False, {"real data, 48 samples"})
+
+    own = tmp_path / "own.toml"
+    own.write_text('source = "network"\ncalibrate = 40\ntune = 40\ntest = 40\n')
+    in_recipe = tmp_path / "with_own.toml"
+    in_recipe.write_text(f'title = "x"\nprecision = "int8"\ncalibration = "{own}"\n')
+    request = dataclasses.replace(plain, recipe=str(in_recipe))
+    assert ranges_from(request) == (False, {"calibration set own"})
 
 
 def test_ranges_that_do_not_fit_the_graph_give_way_to_the_calibration_set(
@@ -104,6 +143,16 @@ def test_ranges_that_do_not_fit_the_graph_give_way_to_the_calibration_set(
     assert all(said in note for note in notes)
 
 
+def test_only_int8_without_samples_of_the_users_own_takes_them(written, network):
+    def taken(*how):
+        found = shipped_ranges.ranges_to_use(network, Recipe("x"), *how)
+        return [entry is not None for entry in found.values()]
+
+    assert taken("int8", False) == [True, True]
+    assert taken("int8", True) == [False, False]
+    assert taken("fp16", False) == [False, False]
+
+
 def test_they_are_for_exactly_their_network_and_pruning(written, network):
     assert shipped_ranges.find_ranges(network, "lite", TierRecipe(prune=0.5)) is None
     assert shipped_ranges.find_ranges(network, "lite", TierRecipe(prune_heads=0.5)) is None
@@ -113,7 +162,10 @@ def test_they_are_for_exactly_their_network_and_pruning(written, network):
 
 def test_without_files_there_are_none(network, shipped):
     assert shipped_ranges.find_ranges(network, "lite", PLAIN) is None
-    assert shipped_ranges.shipped_ranges_sha256(network) == ""
+    assert shipped_ranges.ranges_to_use(network, Recipe("x"), "int8", False) == {
+        "lite": None,
+        "full": None,
+    }
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"entries": [{}]})])
@@ -126,3 +178,27 @@ def test_a_damaged_file_is_named(network, shipped, text):
 def test_the_command_says_what_is_wrong(capsys, tmp_path):
     assert calibration_cache.main(["none.py:make", "--data", str(tmp_path)]) == 2
     assert "none.py: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tier", ["lite", "full"])
+def test_those_that_ship_are_for_the_weights_that_ship(tier, tmp_path):
+    network, how = load_network("digits"), load_recipe("default")
+    entry = shipped_ranges.find_ranges(network, tier, how.tier(tier))
+    assert entry is not None, "run python -m mla_edge.exporter.calibration_cache digits"
+    assert entry["source"].startswith("real data")
+    part = next(part for part in network.tiers if part.tier.name == tier)
+    few = CalibrationSpec("few", calibrate=1, tune=1, test=1)
+    job = Job(
+        profile=load_profile("host"),
+        recipe=how,
+        precision="int8",
+        network=network,
+        calibration=load_calibration(few, network),
+        own_samples=False,
+        trains=False,
+        base="digits",
+        steps=Steps(lambda event: None),
+        cache=StepCache(tmp_path),
+    )
+    graph = load_model(make_float_graphs(job, part) / "float.onnx")
+    assert entry["ranges"]["structure"] == structure_of(find_layers(graph))

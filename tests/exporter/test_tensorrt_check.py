@@ -20,15 +20,35 @@ needs_rtx = pytest.mark.skipif(
 )
 
 
-def test_without_tensorrt_nothing_is_called_ok(graph, monkeypatch):
-    def missing(flavour):
-        raise MissingDependency(f"no {flavour}")
+def _missing(flavour):
+    raise MissingDependency(f"no {flavour}")
 
-    monkeypatch.setattr(tensorrt_check, "load_bindings", missing)
+
+def test_without_tensorrt_nothing_is_called_ok(graph, monkeypatch):
+    monkeypatch.setattr(tensorrt_check, "load_bindings", _missing)
     found = verify_tensorrt(graph, int8=False)
 
     assert found.status == "not checked"
     assert "pip install 'mla-edge[tensorrt-check]'" in found.reason
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_weighted_layers_that_are_exempt_are_named(
+    graph, ranges, quantized, tmp_path, monkeypatch, installed
+):
+    if installed:
+        pytest.importorskip("tensorrt_rtx_bindings")
+    else:
+        monkeypatch.setattr(tensorrt_check, "load_bindings", _missing)
+    marked = verify_tensorrt(quantized["tensorrt"], int8=True).exempt
+    assert marked
+    assert all(name.startswith(("/mel", "/gate")) for name in marked)
+    assert any(name.startswith("/mel") for name in marked)
+
+    path = tmp_path / "q.onnx"
+    quantize(graph, path, ranges, style="tensorrt", keep_float=["/head/Gemm"])
+    assert set(verify_tensorrt(path, int8=True).exempt) == {*marked, "/head/Gemm"}
+    assert verify_tensorrt(graph, int8=False).exempt == ()
 
 
 @needs_rtx
