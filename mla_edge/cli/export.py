@@ -65,6 +65,9 @@ def export(
             "for which device? --profile is missing",
             hint=f"--profile is one of {', '.join(names('device_profiles'))}",
         )
+    from mla_edge.exporter.packages import check_packages
+
+    check_packages()
     from mla_edge.exporter import pipeline
 
     request = pipeline.ExportRequest(

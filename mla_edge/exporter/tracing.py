@@ -14,9 +14,10 @@ from mla_edge.signals import PRESENT, Reading, Tensors
 
 try:
     import torch
-except ImportError as error:
+except (ImportError, OSError) as error:  # OSError: a library of torch's is missing
     raise MissingDependency(
-        "torch is not installed, and exporting needs it", hint="pip install 'mla-edge[export]'"
+        f"torch cannot be loaded, and exporting needs it: {error}",
+        hint="pip install 'mla-edge[export]'",
     ) from error
 
 if TYPE_CHECKING:

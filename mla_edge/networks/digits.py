@@ -17,7 +17,7 @@ try:
     from safetensors.torch import load_file
 except ImportError as error:
     raise MissingDependency(
-        "safetensors is not installed, and the shipped weights are safetensors files",
+        f"safetensors cannot be loaded, and the shipped weights are in its files: {error}",
         hint="pip install 'mla-edge[export]'",
     ) from error
 

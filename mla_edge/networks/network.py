@@ -20,9 +20,9 @@ from mla_edge.signals import InputSpec, Sample, Tier
 
 try:
     import torch
-except ImportError as error:
+except (ImportError, OSError) as error:  # OSError: a library of torch's is missing
     raise MissingDependency(
-        "torch is not installed, and networks are torch modules",
+        f"torch cannot be loaded, and networks are torch modules: {error}",
         hint="pip install 'mla-edge[export]' (for the CPU build see the README)",
     ) from error
 
