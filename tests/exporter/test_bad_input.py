@@ -191,12 +191,33 @@ def test_no_profile_is_answered_with_all_of_them(export):
         (("--profile", "host", "--calibration", "nowhere.npz"), "nowhere.npz: no such file"),
         (("--profile", "host", "--data", "nowhere"), "nowhere: no such folder"),
         (("--profile", "tx2"), "not supported"),
+        (("--profile", "host", "--max-drop", "inf"), "--max-drop inf is no number of points"),
+        (("--profile", "host", "--max-drop", "nan"), "--max-drop"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest_or_the_fix(export, words, message):
     done = export(ALARMS, *words)
     assert done.exit_code == 2, done.output
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("drop", ["inf", "nan"])
+def test_a_build_needs_a_number_of_points_too(drop):
+    done = CliRunner().invoke(app, ["build", "bundles/none", "--max-drop", drop])
+    assert done.exit_code == 2, done.output
+    assert "--max-drop" in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("threads", [-5, 100_000])
+def test_a_profile_with_threads_that_cannot_be_is_refused(export, tmp_path, threads):
+    (tmp_path / "mine.toml").write_text(
+        f'title = "x"\nopset = 17\nprecisions = ["fp32"]\nthreads = {threads}\n'
+    )
+    done = export(ALARMS, "--profile", "mine.toml")
+    assert done.exit_code == 2, done.output
+    assert f"mine.toml: threads = {threads}" in done.stderr
+    assert "0 for every core" in done.stderr
 
 
 def test_a_recipe_key_that_does_not_exist_is_named(export, tmp_path):
