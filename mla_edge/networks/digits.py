@@ -114,7 +114,7 @@ def digits(
     """The network with its trained weights.
 
     Its samples come from the simulator, or from the data folder ``data`` (see
-    ``mla_edge.networks.digits_data``).
+    ``mla_edge.networks.digits_files``).
     """
     full, lite = make_full(), make_lite()
     try:

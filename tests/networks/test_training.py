@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -80,6 +81,39 @@ def test_a_missing_or_cut_file_is_named(folder, tmp_path):
     for name in digits_data.FILES:
         (tmp_path / name).write_bytes((folder / name).read_bytes()[:500])
     with pytest.raises(ConfigError, match=r"mnist\.npz: cannot be read"):
+        DigitsData.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("mnist.npz", {"train_labels": None}, "no array 'train_labels'"),
+        ("mnist.npz", {"train_images": np.zeros((9, 28), np.uint8)}, "'train_images' is uint8"),
+        ("mnist.npz", {"test_labels": np.full(70, 10)}, r"'test_labels' is int64 \[70\]"),
+        ("mnist.npz", {"test_labels": np.uint8(1)}, "'test_labels' is 1, not a digit for each"),
+        ("spoken_digits.npz", {"samples": np.zeros(9)}, r"'samples' is float64 \[9\]"),
+        ("spoken_digits.npz", {"offsets": np.arange(201) * 9000}, "'offsets' is int64"),
+        ("spoken_digits.npz", {"labels": np.full(200, "one")}, "'labels' is <U3"),
+        ("spoken_digits.npz", {"takes": np.zeros(3, int)}, r"'takes' is int64 \[3\]"),
+        ("spoken_digits.npz", {"rate_hz": 16000}, "'rate_hz' is 16000, not 8000"),
+        ("spoken_digits.npz", {"rate_hz": None}, "no array 'rate_hz'"),
+        ("noise.npz", {"samples": np.zeros(9, np.int16)}, r"'samples' is int16 \[9\]"),
+    ],
+)
+def test_a_wrong_array_is_named_with_its_file(folder, tmp_path, file, changes, message):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with np.load(tmp_path / file) as archive:
+        arrays = {**archive, **changes}
+    np.savez(tmp_path / file, **{n: v for n, v in arrays.items() if v is not None})
+    with pytest.raises(ConfigError, match=f"{file}: {message}"):
+        DigitsData.load(tmp_path)
+
+
+def test_one_array_in_place_of_a_file_of_them_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    np.save(tmp_path / "noise.npy", np.zeros(9))
+    (tmp_path / "noise.npy").rename(tmp_path / "noise.npz")
+    with pytest.raises(ConfigError, match=r"noise\.npz: cannot be read"):
         DigitsData.load(tmp_path)
 
 
