@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,3 +225,53 @@ def test_the_command_names_a_missing_folder(tmp_path, capsys):
     )
     assert code == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def command(folder, out):
+    return train.main(["digits", "--data", str(folder), "--out", str(out)])
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_training(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert command(folder, tmp_path / "file" / "x.safetensors") == 2
+    assert "x.safetensors: cannot be written: " in capsys.readouterr().err
+    assert command(folder, tmp_path) == 2
+    assert "is a folder\n  give another file with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 700, 40_000])
+def test_a_damaged_checkpoint_is_named_and_left(folder, tmp_path, capsys, kept_bytes):
+    out = tmp_path / "x.safetensors"
+    checkpoint = out.with_suffix(".checkpoint")
+    torch.save({"weights": torch.zeros(99_999)}, checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:kept_bytes])
+    assert command(folder, out) == 2
+    said = capsys.readouterr().err
+    assert "x.checkpoint: not a checkpoint, or damaged" in said
+    assert "remove it to train from the beginning" in said
+    assert checkpoint.stat().st_size == kept_bytes
+
+
+def test_something_else_under_the_name_of_a_checkpoint_is_refused(data, tmp_path):
+    path = tmp_path / "x.checkpoint"
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(ConfigError, match=r"x\.checkpoint: not a checkpoint"):
+        train.Trainer(data, small_plan(), path)
+
+
+def test_a_checkpoint_of_another_plan_is_kept_under_another_name(
+    data, few_samples, tmp_path, capsys
+):
+    path = tmp_path / "x.checkpoint"
+    plans = [small_plan(), replace(small_plan(), seed=4), replace(small_plan(), seed=5)]
+    first = train.Trainer(data, plans[0], path)
+    first._save(None)
+    written = path.read_bytes()
+    assert capsys.readouterr().err == ""
+    for number, plan in enumerate(plans[1:], 1):
+        other = train.Trainer(data, plan, path)
+        assert other.done == []
+        kept = tmp_path / f"x.other-{number}.checkpoint"
+        assert f"{path} is of another plan; it is now {kept}" in capsys.readouterr().err
+        other._save(None)
+    assert (tmp_path / "x.other-1.checkpoint").read_bytes() == written
