@@ -41,7 +41,8 @@ from mla_edge.networks.digits_data import (
     add_noise,
     place,
 )
-from mla_edge.networks.train import NONE, Plan, Trainer, encode
+from mla_edge.networks.plan import Plan
+from mla_edge.networks.train import NONE, Trainer, encode
 from mla_edge.simulator.scene import compose, degrade
 
 KNOWN_SPEAKERS = ("george", "jackson", "nicolas", "yweweler")

@@ -16,6 +16,7 @@ from mla_edge.signals import InputSpec, Tier
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+_GRAPHS = (".onnx", ".plan")
 SEAL = "manifest_sha256"
 """Of everything else in the manifest, so that a change of a label or threshold is seen."""
 
@@ -133,6 +134,17 @@ class Bundle:
                     "the file was changed or cut off",
                     hint=again,
                 )
+
+    def check_unlisted(self) -> None:
+        """BundleError names a graph or engine in the folder that no sha256 is of."""
+        for folder in ("graphs", "engines"):
+            for path in sorted((self.folder / folder).rglob("*")):
+                listed = path.relative_to(self.folder).as_posix() in self.files
+                if path.suffix in _GRAPHS and not listed:
+                    raise BundleError(
+                        f"{path}: is not in the bundle's list of files",
+                        hint="remove it; nothing that export or build wrote is missing then",
+                    )
 
 
 def sha256_of(path: Path) -> str:

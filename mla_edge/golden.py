@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterator, Mapping
 
 import numpy as np
 
+from mla_edge._arrays import read_arrays
 from mla_edge.bundle import write_atomically
 from mla_edge.errors import BundleError
 from mla_edge.signals import Tensors
@@ -22,16 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "golden.npz"
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    RuntimeError,  # encrypted, or compressed in a way that zipfile does not know
-    AttributeError,  # numpy reads one array, not a zip of them: it is no context manager,
-    TypeError,  # which Python calls an AttributeError up to 3.10, a TypeError from 3.11 on
-)
 
 
 @dataclass(frozen=True)
@@ -89,14 +78,10 @@ def write_golden(path: Path, golden: Golden) -> None:
 def read_golden(path: Path) -> Golden:
     """Read the samples at ``path``; BundleError says what is wrong with them."""
     again = "export the bundle again"
-    try:
-        # Read first: numpy leaves a file open that turns out to be cut off.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            inputs = {name[6:]: arrays[name] for name in arrays if name.startswith("input.")}
-            logits = {name[7:]: arrays[name] for name in arrays if name.startswith("logits.")}
-            labels = arrays.get("labels")
-    except _UNREADABLE as error:
-        raise BundleError(f"{path}: cannot be read: {error}", hint=again) from error
+    arrays = read_arrays(path, BundleError, again)
+    inputs = {name[6:]: arrays[name] for name in arrays if name.startswith("input.")}
+    logits = {name[7:]: arrays[name] for name in arrays if name.startswith("logits.")}
+    labels = arrays.get("labels")
     known = () if labels is None else (labels,)
     counts = {stacked.shape[:1] for stacked in (*inputs.values(), *logits.values(), *known)}
     if not inputs or not logits or len(counts) != 1 or counts <= {(), (0,)}:

@@ -46,6 +46,11 @@ def write_graph(path, tier, weights):
     save_model(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
 
 
+def write_file(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 def sealed(bundle, **changes):
     """``bundle`` written again with the hashes of the files as they are now."""
     files = {
@@ -295,6 +300,14 @@ BROKEN = {
     "a graph that is not listed": (
         resealed(remove("graphs/full.onnx")),
         "full.onnx: is not in the bundle's list",
+    ),
+    "a graph too many": (
+        lambda bundle: (bundle.folder / "graphs/other.onnx").write_bytes(b"graph"),
+        "graphs/other.onnx: is not in the bundle's list",
+    ),
+    "an engine too many": (
+        lambda bundle: write_file(bundle.folder / "engines/orin/lite.plan", b"plan"),
+        "engines/orin/lite.plan: is not in the bundle's list",
     ),
     "no record of the export": (
         resealed(lambda bundle: None, provenance={"golden": {"cpu": {}}}),

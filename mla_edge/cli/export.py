@@ -65,6 +65,9 @@ def export(
             "for which device? --profile is missing",
             hint=f"--profile is one of {', '.join(names('device_profiles'))}",
         )
+    from mla_edge.exporter.packages import check_packages
+
+    check_packages()
     from mla_edge.exporter import pipeline
 
     request = pipeline.ExportRequest(
@@ -104,6 +107,7 @@ def _summary(result: "ExportResult") -> Dict[str, Any]:
         "bundle": str(result.bundle.folder),
         "reused": result.reused,
         "kept": str(result.kept) if result.kept else None,
+        "replaced": result.replaced is not None,
         "network": result.bundle.network,
         "profile": result.bundle.profile,
         "opset": report["profile"]["opset"],
@@ -137,6 +141,8 @@ def _without_nodes(plan: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
 def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportRequest") -> str:
     """What a person is told."""
     how = "reused, nothing it was made from has changed" if result.reused else "written"
+    if result.replaced:
+        how = f"replaced the bundle of {result.replaced}"
     lines = [f"{shown['bundle']}: {how} ({shown['seconds']:.0f} s)"]
     routing = shown["routing"]
     for name, tier in shown["tiers"].items():

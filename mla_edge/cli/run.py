@@ -12,7 +12,13 @@ import typer
 from typing_extensions import Annotated
 
 from mla_edge.cli.decisions import JsonLines, Words
-from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
+from mla_edge.errors import (
+    CaptureError,
+    ConfigError,
+    InferenceError,
+    MissingDependency,
+    MlaEdgeError,
+)
 
 if TYPE_CHECKING:
     from mla_edge.runtime.model import FusedModel
@@ -119,7 +125,7 @@ def _run(
             output.show_fault(fault)
         reasons[fault.modality] = fault.why
 
-    interrupted = False
+    ended_by: Optional[BaseException] = None
     start_s = time.monotonic()
     predictions = mla_edge.run(
         model, sources.get("image"), sources.get("audio"), on_fault=on_fault, **options
@@ -130,12 +136,14 @@ def _run(
                 with interrupts.held():
                     summary.add(prediction)
                     output.show(prediction)
-    except KeyboardInterrupt:
-        interrupted = True
+    except (KeyboardInterrupt, InferenceError, CaptureError) as error:
+        ended_by = error  # what was measured until then counts all the same
     seconds = time.monotonic() - start_s
     drops = {kind: source.drops for kind, source in sources.items()}
     output.close(summary.to_dict(seconds=seconds, drops=drops))
-    if interrupted:
+    if isinstance(ended_by, MlaEdgeError):
+        raise ended_by
+    if ended_by is not None:
         raise typer.Exit(INTERRUPTED)
     if not summary.decisions:
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

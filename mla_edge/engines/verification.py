@@ -87,10 +87,12 @@ def answer(
 def verify(bundle: Bundle) -> list[GraphCheck]:
     """Check every hash, load every graph, and compare it with the golden samples.
 
-    Raises BundleError for a file that is missing or changed and for a graph that does not run;
-    a graph that runs and answers differently has ``ok`` False.
+    Raises BundleError for a file that is missing or changed, for a graph that does not run and
+    for one that the bundle does not list; a graph that runs and answers differently has ``ok``
+    False.
     """
     bundle.check_hashes()
+    bundle.check_unlisted()
     again = "export the bundle again"
     recorded = bundle.provenance.get("golden")
     if golden_file.FILE not in bundle.files or not isinstance(recorded, dict):

@@ -38,7 +38,7 @@ from mla_edge.exporter import report as reporting
 from mla_edge.exporter.engine_build import MIN_WORKSPACE_MB, BuildSpec, EngineBuild
 from mla_edge.exporter.engine_process import run_build
 from mla_edge.exporter.engine_proof import Proof, check_gate, prove
-from mla_edge.exporter.publishing import check_room, disk_errors, publish
+from mla_edge.exporter.publishing import check_max_drop, check_room, disk_errors, publish
 from mla_edge.exporter.steps import OnStep, StepEvent, Steps, partial_folder
 from mla_edge.exporter.tensorrt_cache import read_cache, write_cache
 from mla_edge.profiles import DeviceProfile, load_profile
@@ -110,6 +110,7 @@ def recognise(
     request: BuildRequest, steps: Steps
 ) -> tuple[Bundle, DeviceProfile, Bindings, Target]:
     """The bundle, whole; the device it is for; the TensorRT and the machine that are here."""
+    check_max_drop(request.max_drop)
     with steps.step("recognise"):
         bundle = Bundle.read(request.bundle)
         bundle.check_hashes()

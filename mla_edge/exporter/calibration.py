@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from mla_edge._content import find
 from mla_edge._toml import Table
 from mla_edge.errors import ConfigError, InferenceError
+from mla_edge.exporter.recordings import read_samples
+from mla_edge.exporter.sampling import draw_samples
 from mla_edge.preprocess import Preprocessor
-from mla_edge.signals import PRESENT, Frame, InputSpec, Reading, Sample, Signal, Sound, Tensors
+from mla_edge.signals import PRESENT, InputSpec, Reading, Sample, Signal, Tensors
 
 if TYPE_CHECKING:
     from mla_edge.networks.network import Network
@@ -94,18 +94,25 @@ def load_calibration_spec(name: str) -> CalibrationSpec:
                 f"{path}: {split} = {counts[split]}, at least {FEWEST} samples are needed",
                 hint=f"raise {split}",
             )
+    if spec.seed < 0:
+        raise ConfigError(f"{path}: seed = {spec.seed}", hint="a seed is 0 or more")
     return spec
 
 
 def load_calibration(spec: CalibrationSpec, network: Network) -> CalibrationSet:
-    """Draw and preprocess the samples of ``spec`` for ``network``."""
+    """Draw and preprocess the samples of ``spec`` for ``network``.
+
+    ConfigError names the split that is too small, carries no truth, or holds no other samples
+    than another split: a gate on those would prove nothing.
+    """
     digest = hashlib.sha256(repr(network.inputs).encode())
-    splits = {}
+    splits: dict[str, tuple[Example, ...]] = {}
+    hashes: dict[str, set[bytes]] = {}
     for split in SPLITS:
         if split == "calibrate" and spec.path is not None:
             samples = read_samples(spec.path, network.inputs)
         else:
-            samples = network.samples(split, getattr(spec, split), spec.seed)
+            samples = draw_samples(network, split, getattr(spec, split), spec.seed)
         examples = to_examples(samples, network.inputs)
         if split != "calibrate" and not any(set(e.truths.values()) - {None} for e in examples):
             raise ConfigError(
@@ -115,6 +122,9 @@ def load_calibration(spec: CalibrationSpec, network: Network) -> CalibrationSet:
         for example in examples:
             _update(digest, example)
         splits[split] = tuple(examples)
+        hashes[split] = {_hash(example) for example in examples}
+    _check_labelled(splits["test"], network)
+    _check_apart(hashes)
     return CalibrationSet(spec=spec, sha256=digest.hexdigest(), **splits)
 
 
@@ -199,56 +209,27 @@ def labelled(
     return [tensors for tensors, _ in known], np.array([index for _, index in known], np.int64)
 
 
-def read_samples(path: Path, inputs: Sequence[InputSpec]) -> list[Sample]:
-    """Recorded samples from an ``.npz``: an array an input, a row a sample, as in the README.
-
-    ConfigError names the array that is missing or has the wrong shape.
-    """
-    try:
-        # numpy leaves a file open that it opened itself and could not read
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+def _check_labelled(test: Sequence[Example], network: Network) -> None:
+    """ConfigError unless the gate has enough samples, and not one of them over and over."""
+    spread = over_modes(test, network.inputs)
+    known = {_hash(e) for e in spread if label_of(e, network.labels) is not None}
+    if len(known) < FEWEST:
         raise ConfigError(
-            f"{path}: cannot be read: {error}", hint="write it with numpy.savez"
-        ) from error
-    missing = [spec.name for spec in inputs if spec.name not in arrays]
-    if missing:
-        raise ConfigError(
-            f"{path}: no array {missing[0]!r}",
-            hint=f"it has {', '.join(sorted(arrays)) or 'none'}; one per input is needed",
+            f"the network's 'test' samples have {len(known)} different ones with a label; the "
+            f"gate needs at least {FEWEST}",
+            hint="set truth=label on more of them, and let no two be the same",
         )
-    lengths = {spec.name: len(arrays[spec.name]) for spec in inputs}
-    if len(set(lengths.values())) > 1:
-        raise ConfigError(f"{path}: arrays of different length: {lengths}")
-    count = min(lengths.values())
-    rows = {spec.name: _signals(arrays, spec, path) for spec in inputs}
-    return [Sample({name: signals[i] for name, signals in rows.items()}) for i in range(count)]
 
 
-def _signals(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> list[Signal]:
-    rows = arrays[spec.name]
-    if spec.kind == "image":
-        if rows.ndim != 4 or rows.shape[3] != 3 or rows.dtype != np.uint8:
-            raise _misshapen(path, spec, rows, "uint8 [n, height, width, 3]")
-        return [Frame(row, 0.0) for row in rows]
-    rows = rows.astype(np.float32)
-    if spec.kind == "audio":
-        if rows.ndim != 2:
-            raise _misshapen(path, spec, rows, "float32 [n, samples]")
-        rate_hz = int(arrays.get(f"{spec.name}_rate_hz", spec.rate_hz or 0))
-        return [Sound(row, rate_hz, 0.0) for row in rows]
-    if rows.shape[1:] != spec.shape[1:]:
-        raise _misshapen(
-            path, spec, rows, f"float32 [n, {', '.join(map(str, spec.shape[1:]))}]"
-        )
-    return [Reading(row[None], 0.0) for row in rows]
-
-
-def _misshapen(path: Path, spec: InputSpec, rows: np.ndarray, expected: str) -> ConfigError:
-    return ConfigError(
-        f"{path}: {spec.name!r} is {rows.dtype} {list(rows.shape)}", hint=f"expected {expected}"
-    )
+def _check_apart(hashes: Mapping[str, set[bytes]]) -> None:
+    """ConfigError if all samples of one split are samples of another."""
+    for one, other in itertools.combinations(hashes, 2):
+        if hashes[one] <= hashes[other] or hashes[other] <= hashes[one]:
+            raise ConfigError(
+                f"the {one!r} and {other!r} samples are the same",
+                hint="samples(split, count, seed) must give others for each split: seed with "
+                "[seed, *split.encode()], or read another folder for each",
+            )
 
 
 def _existing(path: Path) -> Path:
@@ -257,7 +238,13 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _update(digest: hashlib._Hash, example: Example) -> None:
+def _hash(example: Example) -> bytes:
+    digest = hashlib.blake2b()
+    _update(digest, example)
+    return digest.digest()
+
+
+def _update(digest: Any, example: Example) -> None:
     for name, value in sorted(example.tensors.items()):
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(value.tobytes())

@@ -37,7 +37,7 @@ class Job:
     @property
     def threads(self) -> int:
         """ONNX Runtime's threads here; a board's number says nothing about this machine."""
-        return self.profile.threads if self.profile.tensorrt is None else 0
+        return self.profile.threads_here if self.profile.tensorrt is None else 0
 
 
 @dataclass(frozen=True)

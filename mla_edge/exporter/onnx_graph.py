@@ -31,9 +31,9 @@ try:
     import onnxslim
     import torch
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-except ImportError as error:
+except (ImportError, OSError) as error:  # OSError: a library of torch's is missing
     raise MissingDependency(
-        f"{error.name} is not installed, and exporting needs torch, onnx and onnxslim",
+        f"exporting needs torch, onnx and onnxslim, and one cannot be loaded: {error}",
         hint="pip install 'mla-edge[export]'",
     ) from error
 

@@ -25,8 +25,10 @@ from mla_edge.exporter.job import Job
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.policy import ModeRouting
 from mla_edge.exporter.publishing import (
+    check_max_drop,
     check_room,
     check_target,
+    created_at,
     disk_errors,
     find_equal,
     output_folder,
@@ -81,6 +83,7 @@ class ExportResult:
     report: Mapping[str, Any]
     reused: bool
     kept: Path | None  # where the bundle that was there before went
+    replaced: str | None  # when the bundle was made that is gone now
     seconds: float
 
 
@@ -127,7 +130,7 @@ def export(
         equal = find_equal(target, inputs)
         if equal is not None:
             report = reporting.read(target)
-            return ExportResult(equal, report, True, None, time.monotonic() - began)
+            return ExportResult(equal, report, True, None, None, time.monotonic() - began)
         job = Job(
             profile=plan.profile,
             recipe=plan.recipe,
@@ -159,14 +162,17 @@ def export(
             reporting.write(folder, facts)
             bundle = write_manifest(folder, plan, policy, facts)
         with steps.step("publish"):
+            replaced = None if request.keep else created_at(target)
             kept = publish(folder, target, keep=request.keep)
             reporting.forget_failed(target)
     bundle = dataclasses.replace(bundle, folder=target)
-    return ExportResult(bundle, reporting.read(target), False, kept, time.monotonic() - began)
+    report, seconds = reporting.read(target), time.monotonic() - began
+    return ExportResult(bundle, report, False, kept, replaced, seconds)
 
 
 def load(request: ExportRequest, steps: Steps) -> Plan:
     """Everything the request names, loaded and checked; writes nothing."""
+    check_max_drop(request.max_drop)
     with steps.step("load_profile"):
         profile = load_profile(request.profile)
         if not profile.supported:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import os
 import shutil
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from mla_edge.errors import BundleError, ConfigError, ExportError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+_UNREADABLE = "unreadable"  # in place of the date of a bundle that is damaged
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # renameat2(2)
 
@@ -86,6 +88,15 @@ def check_target(target: Path) -> None:
         )
 
 
+def check_max_drop(max_drop: float) -> None:
+    """ConfigError unless ``max_drop`` is a number of points that a gate can hold."""
+    if not (math.isfinite(max_drop) and max_drop >= 0):
+        raise ConfigError(
+            f"--max-drop {max_drop:g} is no number of points",
+            hint="give a number of 0 or more; 100 lets every graph pass",
+        )
+
+
 def find_equal(target: Path, inputs_sha256: str) -> Bundle | None:
     """The bundle at ``target`` if it is whole and was made from equal inputs."""
     try:
@@ -125,6 +136,16 @@ def publish(finished: Path, target: Path, *, keep: bool) -> Path | None:
     return kept
 
 
+def created_at(target: Path) -> str | None:
+    """When the bundle at ``target`` was made; None where there is none."""
+    if not (target / MANIFEST).is_file():
+        return None
+    try:
+        return Bundle.read(target).created
+    except BundleError:
+        return _UNREADABLE
+
+
 def _is_under(folder: Path, where: object) -> bool:
     if not isinstance(where, (str, os.PathLike)):
         return False
@@ -134,10 +155,7 @@ def _is_under(folder: Path, where: object) -> bool:
 
 
 def _dated(target: Path) -> Path:
-    try:
-        created = Bundle.read(target).created
-    except BundleError:
-        created = "unreadable"
+    created = created_at(target) or _UNREADABLE
     name = f"{target.name}-{created.replace(':', '').replace('+0000', 'Z')}"
     free = target.with_name(name)
     copy = 2

@@ -36,6 +36,7 @@ from mla_edge.exporter.quantization import (
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.recipe import TierRecipe
 from mla_edge.exporter.runs import machine, measure_costs, open_engines, run_tiers
+from mla_edge.exporter.sampling import draw_samples
 from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.steps import (
     hash_of,
@@ -325,7 +326,7 @@ def _shrink(
     if job.trains:
         with job.steps.step("distil", name):
             recipe, network = job.recipe.distillation, job.network
-            samples = network.samples("train", recipe.samples, job.calibration.spec.seed)
+            samples = draw_samples(network, "train", recipe.samples, job.calibration.spec.seed)
             spread = over_modes(to_examples(samples, network.inputs), network.inputs)
             feeds = [example.tensors for example in spread]
             if not set(part.tier.inputs) <= set(feeds[0]):

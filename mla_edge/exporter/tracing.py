@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import numpy as np
 
-from mla_edge.errors import ExportError, MissingDependency
+from mla_edge.errors import ConfigError, ExportError, MissingDependency
+from mla_edge.exporter.sampling import draw_samples
+from mla_edge.networks.network import is_ours, place_of
 from mla_edge.signals import PRESENT, Reading, Tensors
 
 try:
     import torch
-except ImportError as error:
+except (ImportError, OSError) as error:  # OSError: a library of torch's is missing
     raise MissingDependency(
-        "torch is not installed, and exporting needs it", hint="pip install 'mla-edge[export]'"
+        f"torch cannot be loaded, and exporting needs it: {error}",
+        hint="pip install 'mla-edge[export]'",
     ) from error
 
 if TYPE_CHECKING:
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 LAYER_NORMALIZATION = 17  # the opset that has it; below, it is spelled out in small operators
 NORMS = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm)
-# What a network's own forward may raise; anything else is a bug of ours.
+# What tracing a network may raise; anything else is a bug of ours.
 FORWARD_ERRORS = (
     RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
     AssertionError,
@@ -41,9 +45,13 @@ def example_inputs(network: Network, tier: TierNetwork, count: int) -> list[Tens
             elif spec.kind == "audio":
                 example[spec.name] = random.normal(0, 0.1, spec.shape).astype(np.float32)
             else:
-                readings = readings or network.samples("calibrate", count, 0)
-                reading = readings[number].signals[spec.name]
-                assert isinstance(reading, Reading), f"{spec.name} is no Reading"
+                readings = readings or draw_samples(network, "calibrate", count, 0)
+                reading = readings[number].signals.get(spec.name)
+                if not isinstance(reading, Reading):
+                    raise ConfigError(
+                        f"'calibrate' sample {number} has no Reading of {spec.name!r}",
+                        hint=f"let the first {count} samples have every modality",
+                    )
                 values = np.ascontiguousarray(reading.values, np.float32)
                 example[spec.name] = values.reshape(spec.shape)
         if len(network.inputs) > 1:
@@ -60,17 +68,27 @@ def example_inputs(network: Network, tier: TierNetwork, count: int) -> list[Tens
     return examples
 
 
+@contextmanager
+def _running(module: torch.nn.Module, tier: str, given: str) -> Iterator[None]:
+    """Around a run of ``module``: what its own forward raises becomes an ExportError."""
+    try:
+        with torch.no_grad():
+            yield
+    except Exception as error:
+        if is_ours(module) and not isinstance(error, FORWARD_ERRORS):
+            raise
+        raise ExportError(
+            f"to_onnx: tier {tier!r} does not run: {type(error).__name__}: "
+            f"{error}{place_of(error)}",
+            hint=f"its forward is given {given}",
+        ) from error
+
+
 def forward(tier: TierNetwork, inputs: Tensors, labels: Sequence[str]) -> Tensors:
     """What ``tier`` gives for ``inputs``; ExportError unless that is what the tier says."""
     name = tier.tier.name
-    try:
-        with torch.no_grad():
-            found = tier.module(*(torch.from_numpy(inputs[n]) for n in tier.tier.inputs))
-    except FORWARD_ERRORS as error:
-        raise ExportError(
-            f"to_onnx: tier {name!r} does not run: {type(error).__name__}: {error}",
-            hint=f"its forward is given {_shapes(inputs, tier.tier.inputs)}",
-        ) from error
+    with _running(tier.module, name, _shapes(inputs, tier.tier.inputs)):
+        found = tier.module(*(torch.from_numpy(inputs[n]) for n in tier.tier.inputs))
     values = found if isinstance(found, (tuple, list)) else (found,)
     names = tier.tier.outputs
     if len(values) != len(names) or not all(isinstance(v, torch.Tensor) for v in values):
@@ -123,13 +141,8 @@ def find_scopes(
         hooks.append(part.register_forward_pre_hook(enter(path, part), with_kwargs=True))
         hooks.append(part.register_forward_hook(leave))
     try:
-        with torch.no_grad():
+        with _running(module, tier, _shapes(example, names)):
             module(*tensors)
-    except FORWARD_ERRORS as error:
-        raise ExportError(
-            f"to_onnx: tier {tier!r} does not run: {type(error).__name__}: {error}",
-            hint=f"its forward is given {_shapes(example, names)}",
-        ) from error
     finally:
         for handle in hooks:
             handle.remove()

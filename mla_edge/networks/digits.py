@@ -17,7 +17,7 @@ try:
     from safetensors.torch import load_file
 except ImportError as error:
     raise MissingDependency(
-        "safetensors is not installed, and the shipped weights are safetensors files",
+        f"safetensors cannot be loaded, and the shipped weights are in its files: {error}",
         hint="pip install 'mla-edge[export]'",
     ) from error
 
@@ -114,7 +114,7 @@ def digits(
     """The network with its trained weights.
 
     Its samples come from the simulator, or from the data folder ``data`` (see
-    ``mla_edge.networks.digits_data``).
+    ``mla_edge.networks.digits_files``).
     """
     full, lite = make_full(), make_lite()
     try:

@@ -1,23 +1,15 @@
-"""Real digits for ``digits``: handwriting on drawn cards, recordings in noise, split by take.
-
-A data folder holds ``mnist.npz`` (``train_images`` [n, 28, 28] uint8, ``train_labels``,
-``test_images``, ``test_labels``), ``spoken_digits.npz`` (``samples`` int16 end to end,
-``offsets`` [n + 1], ``labels``, ``speakers``, ``takes``, ``rate_hz`` 8000) and ``noise.npz``
-(``samples`` [n, length] int16 at 16 kHz, ``classes``).
-"""
+"""Real digits for ``digits``: handwriting on drawn cards, recordings in noise, by take."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from mla_edge.bundle import sha256_of
-from mla_edge.errors import ConfigError
+from mla_edge.networks.digits_files import FILES, RATE_HZ, read_file
 from mla_edge.networks.network import SampleSource
 from mla_edge.signals import NOTHING, Frame, Sample, Signal, Sound
 from mla_edge.simulator.glyphs import glyph, pick_style
@@ -25,10 +17,8 @@ from mla_edge.simulator.samples import labelled_samples
 from mla_edge.simulator.scene import compose, degrade
 from mla_edge.simulator.speech import SpeechBank
 
-RATE_HZ = 8000
 WINDOW = 8000
 SIZE = 128
-FILES = ("mnist.npz", "spoken_digits.npz", "noise.npz")
 TEST_TAKES = range(5)  # the usual split of this corpus
 TUNE_TAKES = range(5, 8)
 _TUNE_EVERY = 7  # of the file's test pictures, which training never sees
@@ -53,7 +43,7 @@ class DigitsData:
         file's own training pictures; of its test pictures every seventh tunes.
         """
         root = Path(folder)
-        mnist, spoken, noise = (_read(root / name) for name in FILES)
+        mnist, spoken, noise = (read_file(root / name) for name in FILES)
         images, labels = mnist["test_images"], mnist["test_labels"]
         tunes = np.arange(len(labels)) % _TUNE_EVERY == 0  # the file may be sorted by class
         pictures = {
@@ -61,11 +51,6 @@ class DigitsData:
             "tune": (images[tunes], labels[tunes]),
             "test": (images[~tunes], labels[~tunes]),
         }
-        if int(spoken["rate_hz"]) != RATE_HZ:
-            raise ConfigError(
-                f"{root / FILES[1]}: rate_hz is {int(spoken['rate_hz'])}, not {RATE_HZ}",
-                hint="resample the recordings",
-            )
         recordings: dict[str, dict[int, list[np.ndarray]]] = {
             split: {digit: [] for digit in range(10)} for split in ("train", "tune", "test")
         }
@@ -85,19 +70,6 @@ class DigitsData:
             noises[split].append(halved.astype(np.float32))
         hashes = {name: sha256_of(root / name) for name in FILES}
         return cls(pictures, recordings, noises, hashes)
-
-
-def _read(path: Path) -> Any:
-    try:
-        # The file is opened here, since numpy leaves it open when it is cut off.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: no such file", hint=f"the data folder holds {', '.join(FILES)}"
-        ) from error
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}", hint="copy it again") from error
 
 
 def speed(clip: np.ndarray, factor: float) -> np.ndarray:

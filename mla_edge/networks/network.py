@@ -20,9 +20,9 @@ from mla_edge.signals import InputSpec, Sample, Tier
 
 try:
     import torch
-except ImportError as error:
+except (ImportError, OSError) as error:  # OSError: a library of torch's is missing
     raise MissingDependency(
-        "torch is not installed, and networks are torch modules",
+        f"torch cannot be loaded, and networks are torch modules: {error}",
         hint="pip install 'mla-edge[export]' (for the CPU build see the README)",
     ) from error
 
@@ -118,12 +118,11 @@ def _make(ref: str, make: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     try:
         return make(**given)
     except Exception as error:
-        # safetensors raises a class of its own, derived from Exception alone
-        foreign = type(error).__name__ == "SafetensorError"
-        if isinstance(error, MlaEdgeError) or not (foreign or isinstance(error, _BUILDING)):
+        ours = is_ours(make) and not isinstance(error, _BUILDING)
+        if isinstance(error, MlaEdgeError) or ours:
             raise
         raise ConfigError(
-            f"{ref} does not build: {type(error).__name__}: {error}{_place_of(error)}",
+            f"{ref} does not build: {type(error).__name__}: {error}{place_of(error)}",
             hint="are its weights whole, and of this network? Call it in Python to see",
         ) from error
 
@@ -245,7 +244,13 @@ def _check_arguments(ref: str, make: Callable[..., Any], given: dict[str, Any]) 
         ) from error
 
 
-def _place_of(error: BaseException) -> str:
+def is_ours(part: Any) -> bool:
+    """Whether a function, or the class of a module, is mla-edge's own."""
+    module = getattr(part, "__module__", None) or type(part).__module__
+    return str(module).partition(".")[0] == "mla_edge"
+
+
+def place_of(error: BaseException) -> str:
     """Where it was raised, to find it without a traceback."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -279,7 +284,7 @@ def _import_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except MlaEdgeError:
         raise
-    except (*_BUILDING, SyntaxError, SystemExit) as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{path}: cannot be imported: {type(error).__name__}: {error}",
             hint="run it with python to see why",
@@ -294,7 +299,7 @@ def _import_module(name: str) -> Any:
         return importlib.import_module(name)
     except MlaEdgeError:
         raise
-    except (*_BUILDING, SyntaxError, SystemExit) as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{name}: cannot be imported: {type(error).__name__}: {error}",
             hint="is the package installed here, and is its name right?",

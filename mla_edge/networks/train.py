@@ -12,21 +12,29 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mla_edge.errors import MlaEdgeError
+from mla_edge.errors import ConfigError, MlaEdgeError
+from mla_edge.networks.checkpoint import (
+    State,
+    check_output,
+    read_checkpoint,
+    save_weights,
+    set_aside,
+    write_checkpoint,
+)
 from mla_edge.networks.digits import make_full, make_lite
 from mla_edge.networks.digits_data import DigitsData, DigitsMaker
 from mla_edge.networks.multimodal import MultimodalNetwork
+from mla_edge.networks.plan import STAGES, Plan, scaled
 
 BATCH = 64
 NONE = 10  # label of "no digit"
@@ -34,43 +42,8 @@ QUIET = 0.12  # of what a microphone alone hears, made to hold no word
 Loss = Callable[["dict[str, Tensor]"], "tuple[Tensor, float]"]
 """From a batch to its loss and the share that is right."""
 
-STAGES = ("image", "audio", "align", "joint", "refine", "lite", "polish")
 # Shares of both modalities, image only and audio only, where the stage drops modalities.
 DROPOUT = {"joint": (0.5, 0.22, 0.28), "refine": (0.4, 0.4, 0.2), "lite": (0.5, 0.22, 0.28)}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long each stage is, in steps of 64 samples, and its peak learning rate."""
-
-    seed: int = 0
-    image_steps: int = 2200
-    audio_steps: int = 1600
-    align_steps: int = 150
-    joint_steps: int = 1200
-    refine_steps: int = 1200
-    lite_steps: int = 2000
-    polish_steps: int = 3000
-    rate: float = 1.5e-3
-    joint_rate: float = 6e-4
-    refine_rate: float = 4e-4
-    lite_rate: float = 3e-3
-    polish_rate: float = 6e-4
-
-    def steps(self, stage: str) -> int:
-        """The steps of ``stage``."""
-        return int(getattr(self, f"{stage}_steps"))
-
-    def peak(self, stage: str) -> float:
-        """The peak learning rate of ``stage``."""
-        rates = {
-            "align": self.joint_rate,
-            "joint": self.joint_rate,
-            "refine": self.refine_rate,
-            "lite": self.lite_rate,
-            "polish": self.polish_rate,
-        }
-        return rates.get(stage, self.rate)
 
 
 class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -168,7 +141,11 @@ class Trainer:
     """Runs the stages and keeps a checkpoint beside the output."""
 
     def __init__(self, data: DigitsData, plan: Plan, checkpoint: Path | None) -> None:
-        """Go on from ``checkpoint`` if it is there, of the same plan and data."""
+        """Go on from ``checkpoint`` if it is there, of the same plan and data.
+
+        One of another plan, or of other data, is kept under another name. ConfigError if it is
+        damaged.
+        """
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.full, self.lite = make_full(), make_lite()
@@ -180,12 +157,25 @@ class Trainer:
         self._maker = DigitsMaker(data, "train")
         self._checkpoint = checkpoint
         self._hashes = data.hashes
-        self._resume: dict[str, Any] | None = None
+        self._resume: Mapping[str, Any] | None = None
         if checkpoint is not None and checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            if state["plan"] == asdict(plan) and state["data"] == data.hashes:
-                self._modules().load_state_dict(state["modules"])
-                self.done, self._resume = state["done"], state["running"]
+            self._go_on(checkpoint)
+
+    def _go_on(self, checkpoint: Path) -> None:
+        state = read_checkpoint(checkpoint)
+        if state.plan != asdict(self.plan) or state.data != self._hashes:
+            what = "other data" if state.plan == asdict(self.plan) else "another plan"
+            kept = set_aside(checkpoint)
+            _say(f"{checkpoint} is of {what}; it is now {kept}, and training begins anew")
+            return
+        try:
+            self._modules().load_state_dict(state.modules)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{checkpoint}: its weights are not of this version's networks",
+                hint="remove it to train from the beginning, or give another --out",
+            ) from error
+        self.done, self._resume = state.done, state.running
 
     def _modules(self) -> nn.ModuleDict:
         return nn.ModuleDict({"full": self.full, "lite": self.lite, "probes": self.probes})
@@ -305,16 +295,9 @@ class Trainer:
     def _save(self, running: dict[str, Any] | None) -> None:
         if self._checkpoint is None:
             return
-        partial = self._checkpoint.with_suffix(".partial")
-        state = {
-            "plan": asdict(self.plan),
-            "data": self._hashes,
-            "modules": self._modules().state_dict(),
-            "done": self.done,
-            "running": running,
-        }
-        torch.save(state, partial)
-        partial.replace(self._checkpoint)
+        modules = self._modules().state_dict()
+        state = State(asdict(self.plan), self._hashes, modules, self.done, running)
+        write_checkpoint(self._checkpoint, state)
 
 
 def distilled(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
@@ -334,18 +317,6 @@ def _classified(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
     logits = logits.float()
     loss = functional.cross_entropy(logits, labels, label_smoothing=0.05)
     return loss, float((logits.argmax(1) == labels).float().mean())
-
-
-def save_weights(full: nn.Module, lite: nn.Module, path: Path, about: dict[str, str]) -> None:
-    """Both tiers in half precision as one safetensors file, with ``about`` in its header."""
-    tensors = {
-        f"{tier}.{name}": value.half() if value.is_floating_point() else value
-        for tier, module in (("full", full), ("lite", lite))
-        for name, value in module.state_dict().items()
-    }
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=about)
-    partial.replace(path)
 
 
 def _say(text: str) -> None:
@@ -371,8 +342,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     plan = scaled(Plan(seed=args.seed), args.effort)
     try:
+        check_output(args.out)
         data = DigitsData.load(args.data)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = args.out.with_suffix(".checkpoint")
         trainer = Trainer(data, plan, checkpoint)
         trainer.run()
@@ -382,14 +353,6 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"{error}\n  {error.hint}")
         return error.exit_code
     return 0
-
-
-def scaled(plan: Plan, effort: float) -> Plan:
-    """``plan`` with every stage ``effort`` times as long, at least 20 steps."""
-    values = asdict(plan)
-    for stage in STAGES:
-        values[f"{stage}_steps"] = max(20, round(values[f"{stage}_steps"] * effort))
-    return Plan(**values)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ Clock = Callable[[], float]
 Preprocess = Callable[[Sample], Tensors]
 
 LOGITS = "logits"
+_MAX_THREADS_A_CORE = 4  # with far more, a run only switches between them
 
 
 class FusedModel:
@@ -145,12 +146,15 @@ def load(
 
     ``engine`` is ``auto`` (TensorRT where engines were built on this machine, otherwise ONNX
     Runtime), ``onnxruntime``, ``tensorrt``, ``ort-tensorrt`` or ``ort-cuda``. ``threads`` is of
-    each engine, 0 for every core; None takes what the bundle's profile says.
+    each engine, at most four a core, 0 for every core; None takes what the bundle's profile
+    says. ConfigError: there cannot be so many.
     BundleError names the file that is missing, changed, cut off or does not fit; EngineMismatch
     what an engine was built for. MissingDependency names the package to install.
     """
     from mla_edge.preprocess import Preprocessor
 
+    if threads is not None:
+        _check_threads(threads)
     bundle = Bundle.read(folder)
     bundle.check_hashes()
     if threads is None:
@@ -177,11 +181,18 @@ def load(
 
 def _profile_threads(profile: str) -> int:
     try:
-        threads = load_profile(profile).threads
+        return load_profile(profile).threads_here
     except ConfigError:  # a profile of the exporter's that this machine does not have
         return 0
-    # A bundle for a board may run on a machine with fewer cores.
-    return min(threads, os.cpu_count() or threads)
+
+
+def _check_threads(threads: int) -> None:
+    most = _MAX_THREADS_A_CORE * (os.cpu_count() or 1)
+    if not 0 <= threads <= most:
+        raise ConfigError(
+            f"{threads} threads: this machine has {os.cpu_count()} cores",
+            hint=f"give 1 to {most}, or 0 for every core",
+        )
 
 
 def _check_engines(bundle: Bundle, engines: list[Engine]) -> list[dict[str, int | None]]:

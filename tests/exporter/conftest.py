@@ -173,7 +173,7 @@ def make_network():
 
 def make_samples(split, count, seed):
     """Stripes and tones, finer and higher by class."""
-    random = np.random.default_rng([seed, len(split)])
+    random = np.random.default_rng([seed, *split.encode()])
     return [_sample(random, number % len(LABELS)) for number in range(count)]
 
 

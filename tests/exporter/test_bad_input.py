@@ -17,7 +17,7 @@ from mla_edge.networks import Network, TierNetwork
 from mla_edge.signals import InputSpec, Reading, Sample, Tier
 
 def samples(split, count, seed):
-    random = np.random.default_rng((len(split), seed))
+    random = np.random.default_rng([seed, *split.encode()])
     rows = random.normal(size=(count, 1, 8)).astype(np.float32)
     return [Sample({"imu": Reading(row, 0.0, "ab"[int(row[0, 0] > 0)])}) for row in rows]
 
@@ -44,16 +44,38 @@ class NaN(torch.nn.Module):
     def forward(self, x):
         return x[:, :2] / 0 * 0
 
+class Mine(Exception):
+    pass
+
+class Raises(torch.nn.Module):
+    def forward(self, x):
+        raise Mine("as I say")
+
 class Inverse(torch.nn.Module):
     def forward(self, x):
         return torch.linalg.inv(x[:, :4].reshape(-1, 2, 2)).flatten(1)[:, :2]
 
+class Determinant(torch.nn.Module):
+    def forward(self, x):
+        return x[:, 4:6] + torch.linalg.det(x[:, :4].reshape(-1, 2, 2))[:, None]
+
+def determinant(): return network(Determinant())
 def odd(): return network(Odd())
 def wide(): return network(Wide())
 def wrong(): return network(Wrong())
 def nan(): return network(NaN())
 def wants(size): return network(torch.nn.Linear(size, 2))
 def fails(): return network(torch.nn.Linear(8, "two"))
+def raises(): return network(Raises())
+def builds_with_mine(): raise Mine("as I say")
+def keyless():
+    return network(torch.nn.Linear(8, 2), samples=lambda split, count, seed: {}[split])
+def no_samples():
+    return network(torch.nn.Linear(8, 2), samples=lambda split, count, seed: [None] * count)
+def one_sample():
+    return network(torch.nn.Linear(8, 2), samples=lambda *given: samples(*given)[:1])
+def one_split():
+    return network(torch.nn.Linear(8, 2), samples=lambda _, *given: samples("all", *given))
 def inverse(): return network(Inverse())
 def number(): return 42
 def training():
@@ -106,6 +128,16 @@ def export(tmp_path, monkeypatch):
         ("net.py:nameless", 2, "first output of every tier is called logits"),
         ("net.py:bad_samples", 2, "imu: has values that are not finite (NaN or infinite)"),
         ("net.py:wrong_truth", 2, "'z', which is no label"),
+        (
+            "net.py:builds_with_mine",
+            2,
+            "net.py:builds_with_mine does not build: Mine: as I say",
+        ),
+        ("net.py:keyless", 2, "raises KeyError: 'calibrate'"),
+        ("net.py:no_samples", 2, "sample 0 is a NoneType"),
+        ("net.py:one_sample", 2, "('calibrate', 48, 0) gave 1 samples of the 48"),
+        ("net.py:one_split", 2, "'calibrate' and 'tune' samples are the same"),
+        ("net.py:raises", 7, "tier 'only' does not run: Mine: as I say (net.py, line "),
         ("net.py:wide", 7, "[1, 5]"),
         ("net.py:wrong", 7, "does not run"),
         ("net.py:nan", 7, "NaN"),
@@ -119,7 +151,7 @@ def test_a_network_that_cannot_be_exported(export, network, code, message):
     assert message in done.stderr
 
 
-def test_an_operator_that_the_board_does_not_have_is_named_with_its_node(export, tmp_path):
+def test_an_operator_that_onnx_does_not_have_at_this_opset_is_named(export, tmp_path):
     (tmp_path / "fancy.py").write_text(
         NETWORK
         + """
@@ -133,6 +165,13 @@ def fancy(): return network(Fancy())
     done = export("fancy.py:fancy", "--profile", "agx-orin")
     assert done.exit_code == 7, done.output
     assert "Bitwise" in done.stderr or "bitwise" in done.stderr
+
+
+def test_an_operator_that_the_board_does_not_have_is_named_with_its_node(export):
+    done = export("net.py:determinant", "--profile", "agx-xavier")
+    assert done.exit_code == 7, done.output
+    assert "check_operators: /Det: TensorRT 8.5 has no operator Det" in done.stderr
+    assert "write that part of the network with other operators" in done.stderr
 
 
 def test_no_profile_is_answered_with_all_of_them(export):
@@ -152,12 +191,33 @@ def test_no_profile_is_answered_with_all_of_them(export):
         (("--profile", "host", "--calibration", "nowhere.npz"), "nowhere.npz: no such file"),
         (("--profile", "host", "--data", "nowhere"), "nowhere: no such folder"),
         (("--profile", "tx2"), "not supported"),
+        (("--profile", "host", "--max-drop", "inf"), "--max-drop inf is no number of points"),
+        (("--profile", "host", "--max-drop", "nan"), "--max-drop"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest_or_the_fix(export, words, message):
     done = export(ALARMS, *words)
     assert done.exit_code == 2, done.output
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("drop", ["inf", "nan"])
+def test_a_build_needs_a_number_of_points_too(drop):
+    done = CliRunner().invoke(app, ["build", "bundles/none", "--max-drop", drop])
+    assert done.exit_code == 2, done.output
+    assert "--max-drop" in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("threads", [-5, 100_000])
+def test_a_profile_with_threads_that_cannot_be_is_refused(export, tmp_path, threads):
+    (tmp_path / "mine.toml").write_text(
+        f'title = "x"\nopset = 17\nprecisions = ["fp32"]\nthreads = {threads}\n'
+    )
+    done = export(ALARMS, "--profile", "mine.toml")
+    assert done.exit_code == 2, done.output
+    assert f"mine.toml: threads = {threads}" in done.stderr
+    assert "0 for every core" in done.stderr
 
 
 def test_a_recipe_key_that_does_not_exist_is_named(export, tmp_path):

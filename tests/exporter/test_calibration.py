@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,6 @@ from mla_edge.exporter.calibration import (
     load_calibration_spec,
     modes,
     over_modes,
-    read_samples,
     to_examples,
 )
 from mla_edge.signals import InputSpec, Reading, Sample
@@ -39,6 +40,7 @@ def test_every_set_that_ships_loads(name):
         ('source = "network"\ncalibrate = 31\n', "calibrate = 31, at least 32"),
         ('source = "network"\ntest = 5\n', "test = 5"),
         ('source = "network"\nsample = 5\n', "sample"),
+        ('source = "network"\nseed = -1\n', "seed = -1"),
         ('source = "file"\npath = "none.npz"\n', "none.npz: no such file"),
     ],
 )
@@ -110,8 +112,6 @@ def test_labels_are_indices_and_an_unknown_truth_is_left_out_or_refused(network)
 
 
 def test_samples_without_any_truth_are_refused(network):
-    import dataclasses
-
     def untold(split, count, seed):
         return [
             Sample(
@@ -140,39 +140,6 @@ def test_recorded_samples_come_from_an_npz(tmp_path, network):
     assert made.calibrate[0].tensors["audio"].shape == (1, 1600)
 
 
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"image": np.zeros((4, 8, 8, 3), np.uint8)}, "no array 'audio'"),
-        (
-            {"image": np.zeros((4, 3, 8, 8), np.uint8), "audio": np.zeros((4, 9))},
-            r"'image' is uint8 \[4, 3, 8, 8\]",
-        ),
-        (
-            {"image": np.zeros((4, 8, 8, 3), np.uint8), "audio": np.zeros((4, 9, 2))},
-            "'audio' is float32",
-        ),
-        (
-            {"image": np.zeros((4, 8, 8, 3), np.uint8), "audio": np.zeros((5, 9))},
-            "different length",
-        ),
-    ],
-)
-def test_a_file_of_the_wrong_shape_is_refused_by_name(tmp_path, network, arrays, message):
-    path = tmp_path / "mine.npz"
-    np.savez(path, **arrays)
-    with pytest.raises(ConfigError, match=message):
-        read_samples(path, network.inputs)
-
-
-def test_a_cut_off_file_is_refused(tmp_path, network):
-    path = tmp_path / "mine.npz"
-    np.savez(path, image=np.zeros((40, 48, 64, 3), np.uint8))
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ConfigError, match="mine.npz: cannot be read"):
-        read_samples(path, network.inputs)
-
-
 def test_nan_in_a_sample_is_refused_by_number_and_name():
     inputs = (InputSpec("imu", "tensor", (1, 3)),)
     good, bad = np.zeros((1, 3)), np.full((1, 3), np.nan)
@@ -180,12 +147,52 @@ def test_nan_in_a_sample_is_refused_by_number_and_name():
         to_examples([Sample({"imu": Reading(v, 0.0)}) for v in (good, bad)], inputs)
 
 
-def test_a_damaged_compressed_file_of_samples_is_named(tmp_path):
-    path = tmp_path / "mine.npz"
-    values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
-    np.savez_compressed(path, imu=values)
-    content = bytearray(path.read_bytes())
-    content[60:90] = b"\xff" * 30  # within the deflated array
-    path.write_bytes(bytes(content))
-    with pytest.raises(ConfigError, match=r"mine\.npz: cannot be read"):
-        read_samples(path, (InputSpec("imu", "tensor", (1, 6)),))
+def drawn_by(network, samples):
+    return dataclasses.replace(network, samples=samples)
+
+
+@pytest.mark.parametrize("split", ["calibrate", "tune", "test"])
+def test_a_split_of_another_size_than_asked_for_is_refused_by_name(network, split):
+    def samples(wanted, count, seed):
+        return network.samples(wanted, 1 if wanted == split else count, seed)
+
+    with pytest.raises(
+        ConfigError, match=rf"samples\('{split}', 3\d, 0\) gave 1 samples of the 3\d"
+    ):
+        load_calibration(SMALL, drawn_by(network, samples))
+
+
+def test_a_gate_on_few_labels_is_refused(network):
+    def samples(split, count, seed):
+        made = network.samples(split, count, seed)
+        return [
+            Sample(
+                {n: dataclasses.replace(s, truth=None) for n, s in sample.signals.items()}
+                if split == "test" and number > 30
+                else sample.signals
+            )
+            for number, sample in enumerate(made)
+        ]
+
+    with pytest.raises(ConfigError, match="'test' samples have 31 different ones with a label"):
+        load_calibration(SMALL, drawn_by(network, samples))
+
+
+def test_a_gate_on_one_sample_over_and_over_is_refused(network):
+    def samples(split, count, seed):
+        return network.samples(split, 1, seed) * count
+
+    with pytest.raises(ConfigError, match="at least 32"):
+        load_calibration(SMALL, drawn_by(network, samples))
+
+
+@pytest.mark.parametrize(
+    "pair", [("calibrate", "tune"), ("calibrate", "test"), ("tune", "test")]
+)
+def test_equal_samples_in_two_splits_are_refused_by_name(network, pair):
+    def samples(split, count, seed):
+        return network.samples("same" if split in pair else split, count, seed)
+
+    # One split is longer than the other here: it holds the other's samples, and more.
+    with pytest.raises(ConfigError, match=f"'{pair[0]}' and '{pair[1]}' samples are the same"):
+        load_calibration(SMALL, drawn_by(network, samples))

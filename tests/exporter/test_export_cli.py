@@ -56,6 +56,11 @@ def test_json_is_one_object_on_stdout_and_words_are_on_stderr(export):
     )
     assert again["reused"] is True
     assert again["tiers"] == shown["tiers"]
+    other = export(
+        *(ALARMS, "--profile", "agx-xavier", "--out", "out", "--json", "--max-drop", "0.7")
+    )
+    replaced = [json.loads(other.stdout)["replaced"], shown["replaced"], again["replaced"]]
+    assert replaced == [True, False, False]
 
 
 def test_a_person_is_told_in_words(export):
@@ -66,7 +71,11 @@ def test_a_person_is_told_in_words(export):
     assert re.search(r"TensorRT: .*, 1 layer exempt from INT8", done.stdout)
     again = export(ALARMS, "--profile", "host")
     assert "bundles/alarms-host: reused, nothing it was made from has changed" in again.stdout
+    created = Bundle.read("bundles/alarms-host").created
+    other = export(ALARMS, "--profile", "host", "--max-drop", "0.7")
+    assert f"bundles/alarms-host: replaced the bundle of {created}" in other.stdout
     kept = export(ALARMS, "--profile", "host", "--keep", "--max-drop", "0.5")
+    assert "bundles/alarms-host: written" in kept.stdout
     assert "the bundle that was there is now bundles/alarms-host-20" in kept.stdout
 
 

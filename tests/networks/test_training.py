@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +82,39 @@ def test_a_missing_or_cut_file_is_named(folder, tmp_path):
     for name in digits_data.FILES:
         (tmp_path / name).write_bytes((folder / name).read_bytes()[:500])
     with pytest.raises(ConfigError, match=r"mnist\.npz: cannot be read"):
+        DigitsData.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("mnist.npz", {"train_labels": None}, "no array 'train_labels'"),
+        ("mnist.npz", {"train_images": np.zeros((9, 28), np.uint8)}, "'train_images' is uint8"),
+        ("mnist.npz", {"test_labels": np.full(70, 10)}, r"'test_labels' is int64 \[70\]"),
+        ("mnist.npz", {"test_labels": np.uint8(1)}, "'test_labels' is 1, not a digit for each"),
+        ("spoken_digits.npz", {"samples": np.zeros(9)}, r"'samples' is float64 \[9\]"),
+        ("spoken_digits.npz", {"offsets": np.arange(201) * 9000}, "'offsets' is int64"),
+        ("spoken_digits.npz", {"labels": np.full(200, "one")}, "'labels' is <U3"),
+        ("spoken_digits.npz", {"takes": np.zeros(3, int)}, r"'takes' is int64 \[3\]"),
+        ("spoken_digits.npz", {"rate_hz": 16000}, "'rate_hz' is 16000, not 8000"),
+        ("spoken_digits.npz", {"rate_hz": None}, "no array 'rate_hz'"),
+        ("noise.npz", {"samples": np.zeros(9, np.int16)}, r"'samples' is int16 \[9\]"),
+    ],
+)
+def test_a_wrong_array_is_named_with_its_file(folder, tmp_path, file, changes, message):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with np.load(tmp_path / file) as archive:
+        arrays = {**archive, **changes}
+    np.savez(tmp_path / file, **{n: v for n, v in arrays.items() if v is not None})
+    with pytest.raises(ConfigError, match=f"{file}: {message}"):
+        DigitsData.load(tmp_path)
+
+
+def test_one_array_in_place_of_a_file_of_them_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    np.save(tmp_path / "noise.npy", np.zeros(9))
+    (tmp_path / "noise.npy").rename(tmp_path / "noise.npz")
+    with pytest.raises(ConfigError, match=r"noise\.npz: cannot be read"):
         DigitsData.load(tmp_path)
 
 
@@ -190,3 +225,53 @@ def test_the_command_names_a_missing_folder(tmp_path, capsys):
     )
     assert code == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def command(folder, out):
+    return train.main(["digits", "--data", str(folder), "--out", str(out)])
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_training(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert command(folder, tmp_path / "file" / "x.safetensors") == 2
+    assert "x.safetensors: cannot be written: " in capsys.readouterr().err
+    assert command(folder, tmp_path) == 2
+    assert "is a folder\n  give another file with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 700, 40_000])
+def test_a_damaged_checkpoint_is_named_and_left(folder, tmp_path, capsys, kept_bytes):
+    out = tmp_path / "x.safetensors"
+    checkpoint = out.with_suffix(".checkpoint")
+    torch.save({"weights": torch.zeros(99_999)}, checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:kept_bytes])
+    assert command(folder, out) == 2
+    said = capsys.readouterr().err
+    assert "x.checkpoint: not a checkpoint, or damaged" in said
+    assert "remove it to train from the beginning" in said
+    assert checkpoint.stat().st_size == kept_bytes
+
+
+def test_something_else_under_the_name_of_a_checkpoint_is_refused(data, tmp_path):
+    path = tmp_path / "x.checkpoint"
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(ConfigError, match=r"x\.checkpoint: not a checkpoint"):
+        train.Trainer(data, small_plan(), path)
+
+
+def test_a_checkpoint_of_another_plan_is_kept_under_another_name(
+    data, few_samples, tmp_path, capsys
+):
+    path = tmp_path / "x.checkpoint"
+    plans = [small_plan(), replace(small_plan(), seed=4), replace(small_plan(), seed=5)]
+    first = train.Trainer(data, plans[0], path)
+    first._save(None)
+    written = path.read_bytes()
+    assert capsys.readouterr().err == ""
+    for number, plan in enumerate(plans[1:], 1):
+        other = train.Trainer(data, plan, path)
+        assert other.done == []
+        kept = tmp_path / f"x.other-{number}.checkpoint"
+        assert f"{path} is of another plan; it is now {kept}" in capsys.readouterr().err
+        other._save(None)
+    assert (tmp_path / "x.other-1.checkpoint").read_bytes() == written

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import mla_edge
 from mla_edge.cli import app
-from mla_edge.errors import CaptureError, MissingDependency
+from mla_edge.engines.ort import OnnxRuntimeEngine
+from mla_edge.errors import CaptureError, InferenceError, MissingDependency
 from mla_edge.signals import TensorSpec
 from mla_edge.testing import FakeCamera, FakeEngine, FakeMicrophone
 
@@ -116,6 +117,7 @@ def test_neither_camera_nor_microphone_is_a_mistake(here):
         (["--duration", "-1"], "--duration"),
         (["--rate", "0"], "--rate"),
         (["--threads", "-1"], "--threads"),
+        (["--threads", "100000"], "100000 threads: this machine has "),
         (["--max-age-ms", "x"], "--max-age-ms"),
         (["--rate", "5", "--as-fast-as-possible"], "as fast as possible"),
         (["--camera", "sim://letters"], "sim://"),
@@ -230,6 +232,28 @@ def test_sources_that_never_give_are_an_error(here, monkeypatch):
     assert "no decision was made" in result.stderr
     assert "image: the cable is out" in result.stderr
     assert lines(result.stdout)[-1]["summary"]["decisions"] == 0
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_engine_that_fails_on_the_way_ends_with_the_summary(here, monkeypatch, form):
+    work, left = OnnxRuntimeEngine.run, [4]
+
+    def run(engine, inputs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise InferenceError("lite: out of memory", hint="close other programs")
+        return work(engine, inputs)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", run)
+    result = call("--as-fast-as-possible", *SIMULATED, "--duration", "3", *form)
+    assert result.exit_code == 1
+    assert "mla-edge: lite: out of memory\n  close other programs" in result.stderr
+    assert "Traceback" not in result.output
+    if form:
+        *decisions, last = lines(result.stdout)
+        assert 0 < last["summary"]["decisions"] == len(decisions)
+    else:
+        assert "\ndecisions " in result.stdout
 
 
 def test_a_bundle_without_ears_does_not_open_the_microphone(tmp_path, monkeypatch):

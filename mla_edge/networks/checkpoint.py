@@ -1,0 +1,83 @@
+"""The files that a training writes: its checkpoint, and the weights at the end."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mla_edge.errors import ConfigError
+
+_UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a training is."""
+
+    plan: Mapping[str, Any]
+    data: Mapping[str, str]  # sha256 by file
+    modules: Mapping[str, Any]
+    done: list[str]  # stages
+    running: Mapping[str, Any] | None  # the stage that was interrupted: step and optimizer
+
+
+def check_output(path: Path) -> None:
+    """Make the folder of ``path``; ConfigError if no file can be written into it."""
+    hint = "give another file with --out, such as weights/digits.safetensors"
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder", hint=hint)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}", hint=hint) from error
+
+
+def read_checkpoint(path: Path) -> State:
+    """The state in ``path``; ConfigError if it is damaged or no checkpoint."""
+    try:
+        return State(**torch.load(path, weights_only=True))
+    except _UNREADABLE as error:
+        raise ConfigError(
+            f"{path}: not a checkpoint, or damaged: {type(error).__name__}",
+            hint="remove it to train from the beginning, or give another --out",
+        ) from error
+
+
+def write_checkpoint(path: Path, state: State) -> None:
+    """Write ``state`` to ``path``, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    torch.save(vars(state), partial)
+    partial.replace(path)
+
+
+def set_aside(path: Path) -> Path:
+    """Give the file at ``path`` another name that is free, and return that."""
+    number = 1
+    while (free := path.with_name(f"{path.stem}.other-{number}{path.suffix}")).exists():
+        number += 1
+    return path.rename(free)
+
+
+def save_weights(full: nn.Module, lite: nn.Module, path: Path, about: dict[str, str]) -> None:
+    """Both tiers in half precision as one safetensors file, with ``about`` in its header."""
+    tensors = {
+        f"{tier}.{name}": value.half() if value.is_floating_point() else value
+        for tier, module in (("full", full), ("lite", lite))
+        for name, value in module.state_dict().items()
+    }
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=about)
+    partial.replace(path)
