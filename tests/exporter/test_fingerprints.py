@@ -25,7 +25,7 @@ from mla_edge.signals import InputSpec, Reading, Sample, Tier
 
 
 def samples(split, count, seed):
-    random = np.random.default_rng([seed, len(split)])
+    random = np.random.default_rng([seed, *split.encode()])
     rows = random.normal(0, 1, (count, 1, 8)).astype(np.float32)
     return [Sample({{"x": Reading(r, 0.0, "ab"[i % 2])}}) for i, r in enumerate(rows)]
 

@@ -187,7 +187,7 @@ def test_those_that_ship_are_for_the_weights_that_ship(tier, tmp_path):
     assert entry is not None, "run python -m mla_edge.exporter.calibration_cache digits"
     assert entry["source"].startswith("real data")
     part = next(part for part in network.tiers if part.tier.name == tier)
-    few = CalibrationSpec("few", calibrate=1, tune=1, test=1)
+    few = CalibrationSpec("few", calibrate=1, tune=1, test=48)
     job = Job(
         profile=load_profile("host"),
         recipe=how,
