@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Callable
@@ -67,7 +68,8 @@ def run_build(
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with suppress(BrokenPipeError):  # an order that the child never read
+                        pipe.close()
         stderr.seek(0)
         said = stderr.read().decode(errors="replace").strip().splitlines()
     if "built" in last:
