@@ -1,13 +1,13 @@
 """``build``: a bundle's TensorRT engines, on the machine that will run them."""
 
 import json
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import typer
 from typing_extensions import Annotated
 
+from mla_edge.cli.interrupts import Interrupts
 from mla_edge.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def build(
         dla=dla,
         again=again,
     )
-    # A service manager's stop must clean up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with show_progress() as on_step:
+    with Interrupts() as interrupts, show_progress(interrupts) as on_step:
         if dry_run:
             _tell_plan(building.describe(request, on_step), as_json)
             return

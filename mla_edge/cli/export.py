@@ -1,13 +1,13 @@
 """``export``: from a network to a bundle."""
 
 import json
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import typer
 from typing_extensions import Annotated
 
+from mla_edge.cli.interrupts import Interrupts
 from mla_edge.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ def export(
     if dry_run:
         _tell_plan(pipeline.describe_plan(request), as_json)
         return
-    # A service manager's stop must clean up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with show_progress() as on_step:
+    with Interrupts() as interrupts, show_progress(interrupts) as on_step:
         try:
             result = pipeline.export(request, on_step)
         except AccuracyGateError as error:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Callable, Iterator
 
 import typer
 
+from mla_edge.cli.interrupts import Interrupts
+
 if TYPE_CHECKING:
     from mla_edge.exporter.steps import StepEvent
 
@@ -14,11 +16,23 @@ _EVERY_S = 10.0  # a log takes a line of progress, but not hundreds
 
 
 @contextmanager
-def show_progress() -> Iterator[Callable[["StepEvent"], None]]:
+def show_progress(interrupts: Interrupts) -> Iterator[Callable[["StepEvent"], None]]:
     """A line on stderr for each finished step, and the running one below it on a terminal.
 
-    Elsewhere a long step says every ten seconds that it goes on.
+    Elsewhere a long step says every ten seconds that it goes on. An interrupt that was lost on
+    the way ends the command at the next step.
     """
+    with _shown() as show:
+
+        def on_step(event: "StepEvent") -> None:
+            interrupts.check()
+            show(event)
+
+        yield on_step
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[["StepEvent"], None]]:
     if not sys.stderr.isatty():
         yield _Lines().show
         return

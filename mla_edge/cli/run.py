@@ -1,17 +1,17 @@
 """``run``: a bundle on a camera and a microphone."""
 
 import os
-import signal
 import sys
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 import typer
 from typing_extensions import Annotated
 
 from mla_edge.cli.decisions import JsonLines, Words
+from mla_edge.cli.interrupts import Interrupts
 from mla_edge.errors import (
     CaptureError,
     ConfigError,
@@ -87,7 +87,7 @@ def run(
             "--camera none and --mic none leave nothing to run on",
             hint="give at least one, for example --camera sim://digits",
         )
-    with _Interrupts() as interrupts, ExitStack() as stack:
+    with Interrupts() as interrupts, ExitStack() as stack:
         model = stack.enter_context(_load(bundle, engine, threads))
         sources = _open_sources(
             stack, model, {"image": camera, "audio": mic}, as_fast_as_possible
@@ -111,7 +111,7 @@ def _run(
     sources: Dict[str, Any],
     options: Dict[str, Any],
     output: Union[JsonLines, Words],
-    interrupts: "_Interrupts",
+    interrupts: Interrupts,
 ) -> None:
     import mla_edge
     from mla_edge.runtime.summary import Summary
@@ -210,38 +210,3 @@ def _open_sources(
 
 def _add_hint(error: MlaEdgeError, hint: str) -> None:
     error.hint = f"{error.hint}\n  {hint}" if error.hint else hint
-
-
-class _Interrupts:
-    """Ctrl-C and SIGTERM as KeyboardInterrupt, but not in the middle of a line of output."""
-
-    def __init__(self) -> None:
-        self._held = False
-        self._pending = False
-        self._before: Dict[int, Any] = {}
-
-    def __enter__(self) -> "_Interrupts":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._arrive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep them until the end of this block."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        if self._pending:
-            self._pending = False
-            raise KeyboardInterrupt
-
-    def _arrive(self, number: int, frame: Any) -> None:
-        if not self._held:
-            raise KeyboardInterrupt
-        self._pending = True
