@@ -3,6 +3,7 @@
 # make check   format, lint, types, Python 3.8, generated documents
 # make bench   the figures of the documents (DATA=folder with the data sets)
 # make docs    write the generated documents again
+# make wheel   what a board installs, into dist
 # make arm64   the wheel on an emulated aarch64, its labels held against those of this machine
 #
 # TORCH_INDEX says where PyTorch's CPU build comes from, in pip's own words; the README has examples.
@@ -19,7 +20,7 @@ HASH := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 DEMO_READY := $(VENV)/.demo-$(HASH)
 TEST_READY := $(VENV)/.test-$(HASH)
 
-.PHONY: demo test check bench docs arm64 clean
+.PHONY: demo test check bench docs wheel arm64 clean
 
 demo: $(DEMO_READY)
 	$(BIN)/mla-edge export --profile host
@@ -44,6 +45,9 @@ bench: $(TEST_READY)
 
 docs: $(TEST_READY)
 	$(BIN)/python scripts/render_docs.py
+
+wheel: $(DEMO_READY)
+	$(PIP) wheel --no-deps --wheel-dir dist .
 
 arm64: bundles/digits-host
 	PYTHON=$(BIN)/python scripts/arm64.sh bundles/digits-host

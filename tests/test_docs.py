@@ -136,3 +136,9 @@ def test_nothing_speaks_of_the_machine_it_was_made_on():
         if b"\0" not in data and name != "tests/test_docs.py":
             for line in data.decode("utf-8", "replace").splitlines():
                 assert not wrong.search(line), f"{name}: {line[:120]}"
+
+
+@each_document
+def test_a_named_wheel_is_that_of_this_version(path):
+    named = set(re.findall(r"mla_edge-([^-]+)-py3", path.read_text()))
+    assert named <= {mla_edge.__version__}
