@@ -7,6 +7,9 @@ python examples/robot_loop.py bundles/digits-host 0 default
 from __future__ import annotations
 
 import sys
+import time
+
+import numpy as np
 
 import mla_edge
 
@@ -25,10 +28,20 @@ def slow_down(fault: mla_edge.Fault) -> None:
     print(f"{fault.modality} {fault.what} {fault.why}", file=sys.stderr)
 
 
+def check_senses(model: mla_edge.FusedModel, sound: mla_edge.InputSpec) -> None:
+    """One answer outside of the loop, before the motors may move; it warms the engines too."""
+    rate_hz = sound.rate_hz or 0
+    silence = np.zeros(round(rate_hz * sound.window_s), np.float32)
+    heard = mla_edge.Sound(silence, rate_hz, time.monotonic())
+    prediction = model.infer(mla_edge.Sample({sound.name: heard}))
+    print(f"silence is {prediction.label}, {prediction.latency_ms:.1f} ms", file=sys.stderr)
+
+
 def main(bundle: str, camera: str, microphone: str, seconds: float) -> None:
     """Run until ``seconds`` are over or the sources end."""
     with mla_edge.load(bundle) as model:
         sound = next(spec for spec in model.bundle.inputs if spec.kind == "audio")
+        check_senses(model, sound)
         with mla_edge.open_camera(camera) as eyes, mla_edge.open_microphone(
             microphone, rate_hz=sound.rate_hz or 0, window_s=sound.window_s
         ) as ears:

@@ -28,6 +28,7 @@ def test_it_acts_once_on_a_steady_answer(tmp_path):
     done = run(bundle.folder, red, "sim://digits", 4)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "acting on red\n"
+    assert "silence is " in done.stderr
 
 
 def test_a_camera_that_does_not_open_is_one_message(tmp_path):
