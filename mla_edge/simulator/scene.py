@@ -122,7 +122,9 @@ def draw_card(
     back = np.linalg.inv(forward).astype(np.float32)
     x = np.arange(left, right, dtype=np.float32)
     y = np.arange(top, bottom, dtype=np.float32)
-    scale = np.float32(1) / np.add.outer(back[2, 1] * y + back[2, 2], back[2, 0] * x)
+    depth = np.add.outer(back[2, 1] * y + back[2, 2], back[2, 0] * x)
+    depth[depth == 0] = 1e-9  # on the horizon of a sheet without edges
+    scale = np.float32(1) / depth
     u = np.add.outer(back[0, 1] * y + back[0, 2], back[0, 0] * x) * scale
     v = np.add.outer(back[1, 1] * y + back[1, 2], back[1, 0] * x) * scale
 

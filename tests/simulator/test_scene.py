@@ -138,6 +138,15 @@ def test_a_card_outside_the_picture_draws_nothing():
     assert not image.any()
 
 
+def test_the_horizon_of_a_sheet_without_edges_is_paper():
+    ink = np.pad(np.ones((20, 10), np.float32), 1)
+    sheet = Card(ink, np.zeros(3, np.float32), np.full(3, 255, np.float32), np.inf, np.inf)
+    image = np.zeros((64, 128, 3), np.float32)
+    draw_card(image, sheet, Pose(x=32, y=32, height=8, angle=0, tilt_x=0.25))
+    assert (image[:, 64] > 254).all()  # column 64 is infinitely far
+    assert image[32, 32].tolist() == [0, 0, 0]
+
+
 def test_degrade_leaves_the_picture_alone_and_can_do_nothing():
     image = compose(rng(1), glyph(4, 0, rng(1)), 96, 128)
     kept = image.copy()
