@@ -31,7 +31,7 @@ import torch
 import mla_edge
 from mla_edge.bundle import Bundle
 from mla_edge.engines.ort import OnnxRuntimeEngine
-from mla_edge.errors import MlaEdgeError
+from mla_edge.errors import ConfigError, MlaEdgeError
 from mla_edge.exporter.pipeline import ExportRequest, export
 from mla_edge.networks import Network, load_network
 from mla_edge.networks.digits_data import (
@@ -134,10 +134,15 @@ class Maker:
                 return part
 
 
+def speakers_of(data_folder: Path) -> list[str]:
+    """Who speaks in the folder's recordings."""
+    with np.load(data_folder / "spoken_digits.npz", allow_pickle=False) as file:
+        return sorted({str(speaker) for speaker in file["speakers"]})
+
+
 def split_recordings(data_folder: Path, known: tuple[str, ...]) -> dict[str, DigitsData]:
     """The folder's recordings as unseen takes of known speakers, and speakers never heard."""
-    with np.load(data_folder / "spoken_digits.npz", allow_pickle=False) as file:
-        speakers = sorted({str(speaker) for speaker in file["speakers"]})
+    speakers = speakers_of(data_folder)
     groups = {"known speakers": tuple(s for s in speakers if s in known)}
     groups["new speakers"] = tuple(s for s in speakers if s not in known)
     return {
@@ -209,9 +214,14 @@ def percent_right(predict: Predict, cell: Cell) -> float:
 
 def leave_one_out(folder: Path, effort: float) -> dict[str, float]:
     """Accuracy on each speaker of the audio encoder and its probe, trained without them."""
-    result = {}
-    for held in KNOWN_SPEAKERS:
-        others = tuple(s for s in KNOWN_SPEAKERS if s != held)
+    speakers, result = speakers_of(folder), {}
+    if len(speakers) < 2:
+        raise ConfigError(
+            f"{folder / 'spoken_digits.npz'}: all recordings are of {speakers[0]}",
+            hint="leaving one speaker out takes two",
+        )
+    for held in speakers:
+        others = tuple(s for s in speakers if s != held)
         plan = replace(Plan(), audio_steps=max(20, round(Plan().audio_steps * effort)))
         trainer = Trainer(DigitsData.load(folder, speakers=others), plan, None)
         trainer.run(("audio",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import tempfile
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
+from mla_edge.bundle import write_atomically
 from mla_edge.errors import ConfigError
 
 _UNREADABLE = (
@@ -58,9 +60,9 @@ def read_checkpoint(path: Path) -> State:
 
 def write_checkpoint(path: Path, state: State) -> None:
     """Write ``state`` to ``path``, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save(vars(state), partial)
-    partial.replace(path)
+    buffer = io.BytesIO()
+    torch.save(vars(state), buffer)
+    _write(path, buffer.getvalue())
 
 
 def set_aside(path: Path) -> Path:
@@ -78,6 +80,15 @@ def save_weights(full: nn.Module, lite: nn.Module, path: Path, about: dict[str, 
         for tier, module in (("full", full), ("lite", lite))
         for name, value in module.state_dict().items()
     }
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=about)
-    partial.replace(path)
+    _write(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata=about))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write ``data`` whole or not at all; ConfigError where the disk refuses."""
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror}",
+            hint="make room there and give the command again: it goes on from its checkpoint",
+        ) from error

@@ -13,7 +13,7 @@ class Plan:
 
     seed: int = 0
     image_steps: int = 2200
-    audio_steps: int = 1600
+    audio_steps: int = 2000
     align_steps: int = 150
     joint_steps: int = 1200
     refine_steps: int = 1200

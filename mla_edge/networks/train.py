@@ -37,8 +37,9 @@ from mla_edge.networks.multimodal import MultimodalNetwork
 from mla_edge.networks.plan import STAGES, Plan, scaled
 
 BATCH = 64
+SAVE_EVERY = 250  # steps
 NONE = 10  # label of "no digit"
-QUIET = 0.12  # of what a microphone alone hears, made to hold no word
+QUIET = 0.12  # of what the whole network hears with the microphone alone, made no word
 Loss = Callable[["dict[str, Tensor]"], "tuple[Tensor, float]"]
 """From a batch to its loss and the share that is right."""
 
@@ -74,7 +75,7 @@ class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
             if stage in DROPOUT:
                 present[i] = ((1, 1), (1, 0), (0, 1))[rng.choice(3, p=DROPOUT[stage])]
             # What is no word has more forms than any word: an ear alone meets it more often.
-            if (stage == "audio" or not present[i, 0]) and rng.random() < QUIET:
+            if not present[i, 0] and rng.random() < QUIET:
                 digit = None
             # With both there, the digit may be only shown or only said.
             silent = present[i].all() and stage in DROPOUT and rng.random() < 0.2
@@ -118,9 +119,23 @@ def encode(network: MultimodalNetwork, batch: dict[str, Tensor], name: str) -> T
         return encoder.encode(features)  # type: ignore[operator,no-any-return]
 
 
+def encode_present(network: MultimodalNetwork, batch: dict[str, Tensor], name: str) -> Tensor:
+    """As ``encode`` where the modality is there, zeros elsewhere: absent is masked later.
+
+    Besides the time, this keeps empty pictures and dead silence out of the batch statistics.
+    """
+    there = batch["present"][:, network.names.index(name)] > 0
+    if there.all() or not there.any():
+        return encode(network, batch, name)
+    part = encode(network, {name: batch[name][there]}, name)
+    tokens = part.new_zeros(len(there), *part.shape[1:])
+    tokens[there] = part
+    return tokens
+
+
 def fused(network: MultimodalNetwork, batch: dict[str, Tensor]) -> Any:
     """Everything the network gives for a batch, under bfloat16."""
-    tokens = {name: encode(network, batch, name) for name in network.names}
+    tokens = {name: encode_present(network, batch, name) for name in network.names}
     with torch.autocast("cpu", torch.bfloat16):
         return network.fuse(tokens, batch["present"])
 
@@ -218,7 +233,7 @@ class Trainer:
                     f"{stage} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} "
                     f"right {100 * np.mean(rights[-100:]):.1f} % · {rate:.0f} samples/s"
                 )
-            if (step + 1) % 250 == 0:
+            if (step + 1) % SAVE_EVERY == 0:
                 self._save(
                     {
                         "stage": stage,
@@ -323,6 +338,26 @@ def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    """For argparse: a whole number, ``least`` or more."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text}: give {least} or more")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: give a number above 0")
+    return value
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train, and write the weights."""
     parser = argparse.ArgumentParser(prog="python -m mla_edge.networks.train")
@@ -333,10 +368,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", required=True, type=Path, help="the .safetensors file to write"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=_at_least(0), default=0)
+    parser.add_argument("--threads", type=_at_least(1), default=2)
     parser.add_argument(
-        "--effort", type=float, default=1.0, help="scales the steps of every stage"
+        "--effort", type=_share, default=1.0, help="scales the steps of every stage"
     )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

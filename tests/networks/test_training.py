@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -15,6 +17,7 @@ from mla_edge.networks.digits_data import (
     DigitsData,
     DigitsMaker,
     add_noise,
+    move_formants,
     place,
     sample_source,
     speed,
@@ -125,6 +128,31 @@ def test_speed_changes_length_and_pitch():
     assert np.allclose(fast[:500], tone[::2][:500], atol=1e-5)
 
 
+def vowel(formant_hz, pitch_hz=125):
+    """A second of a throat with one resonance."""
+    harmonics = np.arange(1, 30) * pitch_hz
+    loudness = 1 / (1 + ((harmonics - formant_hz) / 150) ** 2)
+    time_s = np.arange(RATE_HZ) / RATE_HZ
+    waves = np.sin(2 * np.pi * np.outer(harmonics, time_s)) * loudness[:, None]
+    return (waves.sum(0) * 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("factor", "loudest_hz"), [(0.8, 1000), (1.0, 1250), (1.2, 1500)])
+def test_formants_move_and_pitch_stays(factor, loudest_hz):
+    word = vowel(1250)
+    moved = move_formants(word, factor)
+    assert moved.shape == word.shape
+    assert moved.dtype == np.float32
+    spectrum = np.abs(np.fft.rfft(moved))  # a bin is 1 Hz
+    assert abs(int(spectrum.argmax()) - loudest_hz) <= 125
+    between = spectrum.reshape(-1)[:3750].reshape(-1, 125)[
+        :, 40:85
+    ]  # off the harmonics of 125 Hz
+    assert between.max() < 0.05 * spectrum.max()
+    if factor == 1.0:
+        assert np.allclose(moved, word, atol=1e-5)
+
+
 @pytest.mark.parametrize("snr_db", [-10.0, 0.0, 20.0])
 def test_noise_is_added_at_the_level_asked_for(snr_db):
     rng = np.random.default_rng(0)
@@ -163,6 +191,28 @@ def test_contrastive_loss_is_least_when_classes_agree():
     labels = torch.tensor([0, 0, 1, 1])
     near = torch.eye(2).repeat_interleave(2, 0)
     assert train.aligned(near, near, labels) < train.aligned(near, near.flip(0), labels)
+
+
+def test_what_is_absent_has_no_part_in_a_batch(data):
+    batch = train.Batches(DigitsMaker(data, "train"), "joint", small_plan())[0]
+    batch = {name: values[:6] for name, values in batch.items()}
+    batch["present"] = torch.tensor([[1.0, 1], [1, 0], [0, 1], [1, 1], [1, 0], [0, 1]])
+    other = {**batch, "image": batch["image"].clone(), "audio": batch["audio"].clone()}
+    other["image"][[2, 5]] = 255
+    other["audio"][[1, 4]] = 0.9
+    torch.manual_seed(0)
+    network = train.make_lite().train()
+    means = [
+        layer.running_mean for layer in network.modules() if hasattr(layer, "running_mean")
+    ]
+    with torch.no_grad():
+        one = train.fused(network, batch).logits
+        after_one = [mean.clone() for mean in means]
+        train.fused(network, other)
+        other_again = train.fused(network, other).logits
+    assert len(means) > 10
+    assert all(mean.abs().sum() > 0 for mean in after_one)
+    assert torch.equal(one, other_again)  # batch statistics, which absent samples do not enter
 
 
 def small_plan():
@@ -209,6 +259,39 @@ def test_an_interrupted_training_goes_on_and_writes_weights(
     assert set(json.loads(about["data"])) == set(digits_data.FILES)
 
 
+def test_one_interrupted_inside_a_stage_ends_with_the_same_weights(
+    data, few_samples, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "SAVE_EVERY", 8)
+    path = tmp_path / "x.checkpoint"
+    whole = train.Trainer(data, small_plan(), None)
+    whole.run(("audio",))
+
+    cut = train.Trainer(data, small_plan(), path)
+    batches = cut._batches("audio", 0)
+    monkeypatch.setattr(
+        cut, "_batches", lambda stage, first: (next(batches) for _ in range(13))
+    )
+    cut._run_stage("audio")  # its batches end after 13 of 20 steps
+    rest = train.Trainer(data, small_plan(), path)
+    assert rest.done == []
+    assert rest._resume["step"] == 8
+    rest.run(("audio",))
+    one, other = (t.full.encoders["audio"].state_dict() for t in (whole, rest))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", "-1"), ("--threads", "0"), ("--effort", "0")]
+)
+def test_numbers_that_make_no_training_are_refused(tmp_path, capsys, option, value):
+    words = ["digits", "--data", str(tmp_path), "--out", str(tmp_path / "x.safetensors")]
+    with pytest.raises(SystemExit) as ended:
+        train.main([*words, option, value])
+    assert ended.value.code == 2
+    assert f"{option}: {value}: give" in capsys.readouterr().err
+
+
 def test_training_is_seeded(data, few_samples):
     def weights():
         trainer = train.Trainer(data, small_plan(), None)
@@ -250,6 +333,22 @@ def test_a_damaged_checkpoint_is_named_and_left(folder, tmp_path, capsys, kept_b
     assert "x.checkpoint: not a checkpoint, or damaged" in said
     assert "remove it to train from the beginning" in said
     assert checkpoint.stat().st_size == kept_bytes
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(
+    data, few_samples, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = train.Trainer(data, small_plan(), tmp_path / "x.checkpoint")
+    trainer._save(None)
+    written = (tmp_path / "x.checkpoint").read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match=r"x\.checkpoint: cannot be written: No space left"):
+        trainer._save(None)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.checkpoint"]
+    assert (tmp_path / "x.checkpoint").read_bytes() == written
 
 
 def test_something_else_under_the_name_of_a_checkpoint_is_refused(data, tmp_path):
