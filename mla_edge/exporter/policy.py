@@ -5,7 +5,8 @@ is taken only if the *count* of answers it would spoil (the cheap tier is kept a
 last tier is right) is too small to come from a loss of ``max_loss`` or more, at 90 %
 confidence. A fixed grid of thresholds is tried from careful to bold, and the last one that
 passes is taken, so looking at many does not spend the confidence (fixed-sequence testing,
-Bauer 1991).
+Bauer 1991). Of those that passed, the most careful one that keeps nearly as many samples as the
+boldest is used: where the samples are easier than life, boldness buys nothing and risks much.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ALWAYS = 0.0  # keep the only tier's answer
 NEVER = 1.01  # always go on to the next tier
 MAX_LOSS = 0.01
 _DOUBT = 0.1
+_SPARED = 0.02  # of the samples that could be kept, given up for a more careful threshold
 _GRID = tuple(1.0 - float(miss) for miss in np.geomspace(1e-4, 0.75, 64))
 
 
@@ -108,23 +110,26 @@ def route(logits: Mapping[str, np.ndarray], temperature: float, threshold: float
 def choose_threshold(
     logits: Mapping[str, np.ndarray], labels: np.ndarray, temperature: float, max_loss: float
 ) -> tuple[float, str]:
-    """The boldest threshold that the samples allow, and why it is not bolder."""
+    """The threshold to use, and why none bolder than those tried is allowed."""
     count = len(labels)
     enough = samples_needed(max_loss)
     if count < enough:
         return NEVER, f"{count} samples are too few to allow any loss; {enough} are needed"
     right = np.stack([rows.argmax(1) == labels for rows in logits.values()])
-    taken = NEVER
+    passed: dict[float, float] = {}  # threshold -> share of the samples it keeps
+    why = "no threshold spoils too many answers"
     for threshold in _GRID:
         chosen = route(logits, temperature, threshold)
         answers = right[chosen, np.arange(count)]
         spoiled = int(np.sum(~answers & right[-1]))
         if binomial_cdf(spoiled, count, max_loss) > _DOUBT:
-            if taken == NEVER:
+            if not passed:
                 return NEVER, f"even the surest {threshold:.2%} spoil {spoiled} of {count}"
-            return taken, f"a bolder threshold would spoil {spoiled} of {count} answers"
-        taken = threshold
-    return taken, "no threshold spoils too many answers"
+            why = f"a bolder threshold would spoil {spoiled} of {count} answers"
+            break
+        passed[threshold] = float(np.mean(chosen < len(right) - 1))
+    most = max(passed.values())
+    return max(t for t, kept in passed.items() if kept >= most - _SPARED), why
 
 
 def samples_needed(max_loss: float) -> int:

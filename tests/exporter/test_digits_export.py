@@ -63,17 +63,23 @@ def test_the_bundle_verifies_and_sees_a_changed_graph(exported):
     path.write_bytes(whole)
 
 
-def test_it_judges_the_simulator_right(exported):
+@pytest.mark.parametrize(
+    ("source", "least", "tiers"),
+    [
+        ("sim://digits?seed=7", 0.95, {"lite"}),
+        ("sim://digits?seed=7&noise_db=0&occlude=0.5", 0.6, {"lite", "full"}),
+    ],
+)
+def test_it_judges_the_simulator_right(exported, source, least, tiers):
     _, folder = exported
-    source = "sim://digits?seed=7"
     words = ["run", "--bundle", str(folder), "--camera", source, "--mic", source]
     words += ["--duration", "20", "--as-fast-as-possible", "--json"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])["summary"]
     assert summary["decisions"] > 400
-    assert summary["accuracy"] > 0.95, summary
-    assert set(summary["tiers"]) == {"lite", "full"}
+    assert summary["accuracy"] > least, summary
+    assert set(summary["tiers"]) >= tiers
 
 
 def test_the_bundle_answers_with_one_modality_or_none_to_see(exported):

@@ -73,6 +73,15 @@ def test_a_good_lite_is_kept_and_a_bad_one_is_not():
     assert never.cost_ms == 10.0
 
 
+def test_easy_samples_make_no_bold_threshold():
+    """Lite is right and sure in all of them, so asking for nearly as much costs nothing."""
+    labels = np.arange(400) % 4
+    logits = np.eye(4)[labels] * 8.0
+    threshold, why = choose_threshold({"lite": logits, "full": logits}, labels, 1.0, 0.01)
+    assert why == "no threshold spoils too many answers"
+    assert 0.99 < threshold < confidence(logits, 1.0).min()
+
+
 def test_a_lite_that_costs_more_than_it_saves_is_not_used():
     logits, labels = cascade(np.random.default_rng(1), 1000, lite_skill=4, full_skill=6)
     cheap = choose_mode("image", logits, labels, COSTS, 10.0)
