@@ -47,7 +47,7 @@ docs: $(TEST_READY)
 	$(BIN)/python scripts/render_docs.py
 
 wheel: $(DEMO_READY)
-	$(PIP) wheel --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 arm64: bundles/digits-host
 	PYTHON=$(BIN)/python scripts/arm64.sh bundles/digits-host

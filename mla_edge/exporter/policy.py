@@ -3,10 +3,10 @@
 The rule is chosen on the ``tune`` samples with the graphs that run on a processor. A threshold
 is taken only if the *count* of answers it would spoil (the cheap tier is kept and wrong, the
 last tier is right) is too small to come from a loss of ``max_loss`` or more, at 90 %
-confidence. A fixed grid of thresholds is tried from careful to bold, and the last one that
-passes is taken, so looking at many does not spend the confidence (fixed-sequence testing,
-Bauer 1991). Of those that passed, the most careful one that keeps nearly as many samples as the
-boldest is used: where the samples are easier than life, boldness buys nothing and risks much.
+confidence. A fixed grid of thresholds is tried from careful to bold until one fails, so looking
+at many does not spend the confidence (fixed-sequence testing, Bauer 1991). Of those that
+passed, the most careful one that keeps nearly as many samples as the boldest is used: where the
+samples are easier than life, boldness buys nothing and risks much.
 """
 
 from __future__ import annotations

@@ -21,9 +21,7 @@ WINDOW = 8000
 SIZE = 128
 TEST_TAKES = range(5)  # the usual split of this corpus
 TUNE_TAKES = range(5, 8)
-_RENDERED = (
-    0.45  # of the words trained on: with few people, more of the simulator's many voices
-)
+_RENDERED = 0.45  # of the words trained on: few people, so more of the simulator's many voices
 _TUNE_EVERY = 7  # of the file's test pictures, which training never sees
 
 
