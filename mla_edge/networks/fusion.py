@@ -56,6 +56,10 @@ class BridgeLayer(nn.Module):
     def forward(self, tokens: Tensor, bias: Tensor, hears: Tensor) -> Tensor:
         """[B, N, C], who may be asked [B, 1, N, N], who has anyone to ask [B, N, 1]."""
         tokens = tokens + self.cross(self.norm(tokens), bias) * hears
+        return self.think(tokens)
+
+    def think(self, tokens: Tensor) -> Tensor:
+        """What each token makes of itself, [B, N, C] → [B, N, C]."""
         return tokens + self.feed(self.norm_feed(tokens))
 
 
@@ -90,6 +94,13 @@ class CrossModalBridge(nn.Module):
         for layer in self.layers:
             joined = layer(joined, bias, hears.unsqueeze(2))
         return list(joined.split(self.sizes, dim=1))
+
+    def alone(self, tokens: Tensor) -> Tensor:
+        """Tokens of a modality with no other to ask, [B, N, C] → [B, N, shared]."""
+        tokens = self.project(tokens)
+        for layer in self.layers:
+            tokens = layer.think(tokens)  # type: ignore[operator]
+        return tokens
 
 
 class DynamicGate(nn.Module):

@@ -74,3 +74,13 @@ class MultimodalNetwork(nn.Module):
         features = self.norm(torch.stack(pooled, 1))  # [B, M, C]
         fused, gate = self.gate(features, present)
         return Fused(self.head(fused), self.head(features), features, gate)
+
+    def alone(self, name: str, tokens: Tensor) -> Tensor:
+        """Logits [B, classes] with only ``name`` there, of its tokens [B, N, C].
+
+        What ``fuse`` gives with a mask of that one, without the work for those that are absent.
+        """
+        if self.bridge is not None:
+            tokens = self.bridge.alone(tokens)
+        logits: Tensor = self.head(self.norm(self.pools[self.names.index(name)](tokens)))
+        return logits

@@ -9,7 +9,9 @@ where it stopped.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +35,7 @@ from mla_edge.networks.checkpoint import (
 )
 from mla_edge.networks.digits import make_full, make_lite
 from mla_edge.networks.digits_data import DigitsData, DigitsMaker
+from mla_edge.networks.losses import aligned, classified, distilled
 from mla_edge.networks.multimodal import MultimodalNetwork
 from mla_edge.networks.plan import STAGES, Plan, scaled
 
@@ -68,12 +71,14 @@ class Batches(torch.utils.data.Dataset[dict[str, Tensor]]):
         image = np.zeros((BATCH, 128, 128, 3), np.uint8)
         audio = np.zeros((BATCH, 8000), np.float32)
         present = np.ones((BATCH, 2), np.float32)
+        if stage in DROPOUT:
+            # Equal numbers in all batches: oneDNN prepares itself anew for each size it meets.
+            kinds = np.searchsorted(np.cumsum(DROPOUT[stage]), (np.arange(BATCH) + 0.5) / BATCH)
+            present[:] = np.array(((1, 1), (1, 0), (0, 1)))[rng.permutation(kinds)]
         labels = np.full((BATCH, 3), NONE)
         for i in range(BATCH):
             drawn = int(rng.integers(11))
             digit = drawn if drawn < NONE else None
-            if stage in DROPOUT:
-                present[i] = ((1, 1), (1, 0), (0, 1))[rng.choice(3, p=DROPOUT[stage])]
             # What is no word has more forms than any word: an ear alone meets it more often.
             if not present[i, 0] and rng.random() < QUIET:
                 digit = None
@@ -140,18 +145,6 @@ def fused(network: MultimodalNetwork, batch: dict[str, Tensor]) -> Any:
         return network.fuse(tokens, batch["present"])
 
 
-def aligned(left: Tensor, right: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
-    """Supervised contrastive loss between two modalities' unit vectors, [B, C] each.
-
-    InfoNCE (van den Oord et al. 2018) with soft targets over all samples of the class, since a
-    batch of 64 holds each class several times: equal classes are positives.
-    """
-    scores = left @ right.T / temperature
-    same = (labels[:, None] == labels[None]).float()
-    target = same / same.sum(1, keepdim=True)
-    return functional.cross_entropy(scores, target) + functional.cross_entropy(scores.T, target)
-
-
 class Trainer:
     """Runs the stages and keeps a checkpoint beside the output."""
 
@@ -206,7 +199,7 @@ class Trainer:
     def _run_stage(self, stage: str) -> None:
         plan, steps = self.plan, self.plan.steps(stage)
         loss_of, trained = self._task(stage)
-        optimizer = torch.optim.AdamW(trained.parameters(), weight_decay=0.02)
+        optimizer = torch.optim.AdamW(trained.parameters(), weight_decay=0.02, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, plan.peak(stage), total_steps=steps, pct_start=0.1
         )
@@ -248,7 +241,11 @@ class Trainer:
         batches = Batches(self._maker, stage, self.plan)
         return iter(
             torch.utils.data.DataLoader(
-                batches, batch_size=None, sampler=range(first, len(batches)), num_workers=1
+                batches,
+                batch_size=None,
+                sampler=range(first, len(batches)),
+                num_workers=2,
+                worker_init_fn=_yield_to_training,
             )
         )
 
@@ -273,7 +270,7 @@ class Trainer:
 
         def loss(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
             logits = self.probes[name](encode(self.full, batch, name))
-            return _classified(logits, batch["labels"][:, column])
+            return classified(logits, batch["labels"][:, column])
 
         return loss
 
@@ -288,24 +285,20 @@ class Trainer:
         return aligned(left, right, labels), float(matched.float().mean())
 
     def _joint(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
-        return _classified(fused(self.full, batch).logits, batch["labels"][:, 2])
+        return classified(fused(self.full, batch).logits, batch["labels"][:, 2])
 
     def _distil(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
         with torch.no_grad():
             teacher = fused(self.full, batch).logits.float()
         student = fused(self.lite, batch).logits.float()
-        loss, right = _classified(student, batch["labels"][:, 2])
+        loss, right = classified(student, batch["labels"][:, 2])
         return 0.4 * loss + distilled(student, teacher), right
 
     def _polish(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
         image = encode(self.full, batch, "image")
-        count = int(self.full.encoders["audio"].tokens)  # type: ignore[arg-type]
-        silence = image.new_zeros(len(image), count, self.full.width)
-        tokens = {"image": image, "audio": silence}
-        present = torch.tensor([[1.0, 0.0]]).expand(len(image), -1)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.full.fuse(tokens, present).logits
-        return _classified(logits, batch["labels"][:, 0])
+            logits = self.full.alone("image", image)
+        return classified(logits, batch["labels"][:, 0])
 
     def _save(self, running: dict[str, Any] | None) -> None:
         if self._checkpoint is None:
@@ -315,23 +308,20 @@ class Trainer:
         write_checkpoint(self._checkpoint, state)
 
 
-def distilled(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """Hinton et al. 2015: divergence of softened outputs, scaled by the temperature squared."""
-    return (
-        functional.kl_div(
-            (student / temperature).log_softmax(1),
-            (teacher / temperature).log_softmax(1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        * temperature**2
-    )
+def _keep_memory() -> None:
+    """Let glibc keep what a step frees for the next, instead of asking for zeroed pages."""
+    mmap_threshold, trim_threshold = -3, -1  # of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def _classified(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    logits = logits.float()
-    loss = functional.cross_entropy(logits, labels, label_smoothing=0.05)
-    return loss, float((logits.argmax(1) == labels).float().mean())
+def _yield_to_training(_: int) -> None:
+    """Draw only in the gaps: a step lasts as long as the slower of its threads."""
+    os.nice(19)
 
 
 def _say(text: str) -> None:
@@ -375,6 +365,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    _keep_memory()
     plan = scaled(Plan(seed=args.seed), args.effort)
     try:
         check_output(args.out)

@@ -191,7 +191,7 @@ class DigitsWorld:
         scene = self._scene(event)
         shown = self.is_shown(event) and now_s >= event.start_s
         card = scene.digit if shown else scene.decoy
-        image = scene.lit.copy()
+        image = scene.lit.copy("K")
         if card is not None:
             draw_card(image, card, self._pose(card, scene, now_s), scene.light)
         image = blur(image, options.blur)

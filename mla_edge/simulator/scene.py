@@ -1,6 +1,8 @@
 """Pictures of a digit on a card, or of none, as a careless camera sees them.
 
 Positions are pixels of the picture; on a card, lengths are in digit heights from its middle.
+A float32 picture [height, width, 3] lies plane by plane in memory (see ``textures.planes``):
+with three values innermost, numpy needs half as long again for it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ import numpy as np
 
 from mla_edge.errors import ConfigError
 from mla_edge.simulator.glyphs import MARKS, mark
-from mla_edge.simulator.textures import background, colour, grain, texture
+from mla_edge.simulator.textures import (
+    background,
+    colour,
+    empty_picture,
+    grain,
+    planes,
+    texture,
+)
 
 
 class Pose(NamedTuple):
@@ -70,7 +79,7 @@ def compose(
         return _photograph(image, rng, level)
     card = make_card(rng, ink, level, full_sheet=full_sheet)
     if full_sheet:
-        image = np.empty((height, width, 3), np.float32)
+        image = empty_picture(height, width)
     else:
         image = background(rng, height, width, level)
     bar_y, bar_x = _bars(rng, height, width) if full_sheet else (0, 0)
@@ -118,7 +127,7 @@ def draw_card(
     top, bottom, left, right = _extent(card, forward, image.shape)
     if top >= bottom or left >= right:
         return
-    region = image[top:bottom, left:right]
+    region = planes(image[top:bottom, left:right])
     back = np.linalg.inv(forward).astype(np.float32)
     x = np.arange(left, right, dtype=np.float32)
     y = np.arange(top, bottom, dtype=np.float32)
@@ -128,10 +137,10 @@ def draw_card(
     u = np.add.outer(back[0, 1] * y + back[0, 2], back[0, 0] * x) * scale
     v = np.add.outer(back[1, 1] * y + back[1, 2], back[1, 0] * x) * scale
 
-    painted = card.paper_colour
+    painted = card.paper_colour[:, None, None]
     if card.ink is not None:
-        inked = _sample_ink(card.ink, u, v, pose.height)[..., None]
-        painted = painted + (card.ink_colour - card.paper_colour) * inked
+        inked = _sample_ink(card.ink, u, v, pose.height)
+        painted = painted + (card.ink_colour - card.paper_colour)[:, None, None] * inked
     if np.isinf(card.half_width):
         region[:] = painted
         return
@@ -139,10 +148,10 @@ def draw_card(
     inside *= np.float32(pose.height)
     if card.edge_colour is not None:
         rim = np.clip(pose.height * 0.05 - np.abs(inside - pose.height * 0.05), 0, 1)
-        painted = painted + (card.edge_colour - painted) * rim[..., None]
+        painted = painted + (card.edge_colour[:, None, None] - painted) * rim
     if light is not None:
-        painted = painted * light[top:bottom, left:right]
-    cover = np.clip(inside + np.float32(0.5), 0, 1)[..., None]
+        painted = painted * planes(light[top:bottom, left:right])
+    cover = np.clip(inside + np.float32(0.5), 0, 1)
     region += (painted - region) * cover
 
 
@@ -179,7 +188,7 @@ def degrade(
 
 def to_bytes(image: np.ndarray) -> np.ndarray:
     """A float32 picture in 0…255 as uint8."""
-    picture: np.ndarray = np.clip(image, 0, 255).astype(np.uint8)
+    picture: np.ndarray = np.clip(image, 0, 255).astype(np.uint8, order="C")
     return picture
 
 
@@ -216,15 +225,15 @@ def blur(image: np.ndarray, deviation_px: float) -> np.ndarray:
     reach = int(np.ceil(2 * deviation_px))
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation_px) ** 2)
     weights = (weights / weights.sum()).astype(np.float32)
-    padded = np.pad(image, ((reach, reach), (0, 0), (0, 0)), mode="edge")
-    image = _weighted(padded, weights, 0, image.shape[0])
-    padded = np.pad(image, ((0, 0), (reach, reach), (0, 0)), mode="edge")
-    return _weighted(padded, weights, 1, image.shape[1])
+    padded = np.pad(planes(image), ((0, 0), (reach, reach), (0, 0)), mode="edge")
+    blurred = _weighted(padded, weights, 1, image.shape[0])
+    padded = np.pad(blurred, ((0, 0), (0, 0), (reach, reach)), mode="edge")
+    return _weighted(padded, weights, 2, image.shape[1]).transpose(1, 2, 0)
 
 
 def _weighted(padded: np.ndarray, weights: np.ndarray, axis: int, size: int) -> np.ndarray:
     parts = (
-        padded[start : start + size] if axis == 0 else padded[:, start : start + size]
+        padded[:, start : start + size] if axis == 1 else padded[..., start : start + size]
         for start in range(len(weights))
     )
     total: np.ndarray = next(parts) * weights[0]

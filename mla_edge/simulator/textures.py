@@ -66,6 +66,16 @@ def _grain_pool() -> np.ndarray:
     return np.random.default_rng(_GRAIN).standard_normal(_GRAIN, dtype=np.float32)
 
 
+def empty_picture(height: int, width: int) -> np.ndarray:
+    """Room for a float32 picture [height, width, 3] whose planes lie one after the other."""
+    return np.empty((3, height, width), np.float32).transpose(1, 2, 0)
+
+
+def planes(image: np.ndarray) -> np.ndarray:
+    """The colours of a picture [height, width, channels], a view [channels, height, width]."""
+    return image.transpose(2, 0, 1)
+
+
 def colour(rng: np.random.Generator, low: float = 0.0, high: float = 255.0) -> np.ndarray:
     """An RGB colour, float32 [3], mostly dull, of brightness ``low`` to ``high``."""
     tint = rng.normal(0, 12 if rng.random() < 0.7 else 50, 3)
@@ -77,12 +87,12 @@ def background(rng: np.random.Generator, height: int, width: int, level: float) 
     """What lies behind the card, float32 [height, width, 3]; clutter grows with ``level``."""
     first, second = colour(rng), colour(rng)
     kind = rng.random()
-    image: np.ndarray
+    image = empty_picture(height, width)
     if kind < 0.55:
         second = first + (second - first) * (0.2 + 0.8 * level * rng.random())
-        ramp = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
-        colours: np.ndarray = (first + (second - first) * ramp).astype(np.float32)
-        image = colours[texture(rng, height, width)]
+        ramp = np.linspace(0, 1, 256, dtype=np.float32)
+        colours = first[:, None] + (second - first)[:, None] * ramp
+        planes(image)[:] = colours.astype(np.float32)[:, texture(rng, height, width)]
     else:
         angle = rng.uniform(0, 2 * np.pi)
         x = np.linspace(-0.5, 0.5, width, dtype=np.float32) * np.float32(np.cos(angle))
@@ -93,7 +103,8 @@ def background(rng: np.random.Generator, height: int, width: int, level: float) 
             if rng.random() < 0.5:
                 slope = np.sign(slope)
             slope *= np.float32(0.5)
-        image = first + (second - first) * (slope[..., None] + np.float32(0.5))
+        span = (second - first)[:, None, None]
+        planes(image)[:] = first[:, None, None] + span * (slope + np.float32(0.5))
     for _ in range(rng.poisson(2.5 * level)):
         _add_clutter(image, rng)
     return image
@@ -110,12 +121,12 @@ def _add_clutter(image: np.ndarray, rng: np.random.Generator) -> None:
             rng.integers(width // 12, width // 2),
         )
         top, left = rng.integers(1 - high, height), rng.integers(1 - wide, width)
-        box = image[max(top, 0) : top + high, max(left, 0) : left + wide]
+        box = planes(image)[:, max(top, 0) : top + high, max(left, 0) : left + wide]
         if rng.random() < 0.4 and box.size:
-            shade = texture(rng, *box.shape[:2])[..., None].astype(np.float32) / 255
-            box += (paint - box) * shade
+            shade = texture(rng, *box.shape[1:]).astype(np.float32) / 255
+            box += (paint[:, None, None] - box) * shade
         else:
-            box[:] = paint
+            box[:] = paint[:, None, None]
         return
     x0, y0 = rng.uniform(0, width), rng.uniform(0, height)
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
@@ -129,4 +140,5 @@ def _add_clutter(image: np.ndarray, rng: np.random.Generator) -> None:
         cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         away = np.abs(np.add.outer((y - np.float32(y0)) * cos, (x - np.float32(x0)) * -sin))
         cover = np.clip(np.float32(rng.uniform(0.005, 0.04) * height) - away, 0, 1)
-    image += (paint - image) * cover[..., None]
+    colours = planes(image)
+    colours += (paint[:, None, None] - colours) * cover

@@ -87,6 +87,18 @@ def test_what_is_absent_does_not_matter(make, inputs):
             assert torch.allclose(network(*changed, mask), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [make_full, make_lite])
+def test_a_modality_alone_needs_no_work_for_the_others(make, inputs):
+    network = make().eval()
+    for i, name in enumerate(network.names):
+        mask = torch.eye(2)[i].expand(2, -1)
+        with torch.no_grad():
+            tokens = network.encoders[name](inputs[i])
+            assert torch.allclose(
+                network.alone(name, tokens), network(*inputs, mask), atol=1e-5
+            )
+
+
 def test_both_modalities_matter_when_both_are_there(inputs):
     network = make_full().eval()
     image, audio = inputs
