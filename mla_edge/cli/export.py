@@ -119,6 +119,7 @@ def _summary(result: "ExportResult") -> Dict[str, Any]:
                 "agreement": tier["agreement"],
                 "tensorrt": tier["tensorrt"]["status"],
                 "exempt": len(tier["tensorrt"]["exempt"]),
+                "left_in_float": tier["left_in_float"],
                 "dla": _without_nodes(tier["dla"]),
             }
             for tier in report["tiers"]
@@ -153,6 +154,8 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
             f"{-max(drops.values()) + 0.0:+.2f} points, TensorRT: {tier['tensorrt']}"
             + _exempt_words(tier["exempt"])
         )
+        for form, layers in tier["left_in_float"].items():
+            lines.append(f"    {form}: INT8 broke {', '.join(layers)}, left in float")
     lines += _dla_words(shown["tiers"])
     if len(shown["tiers"]) > 1:
         for mode in routing["modes"]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.errors import ExportError
+from mla_edge.exporter.layers import find_layers
 from mla_edge.exporter.onnx_graph import load_model
-from mla_edge.exporter.quantization import find_layers, run_with
+from mla_edge.exporter.quantization import run_with
 from mla_edge.signals import Tensors
 
 if TYPE_CHECKING:

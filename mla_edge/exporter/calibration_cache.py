@@ -11,12 +11,12 @@ from mla_edge._content import content_dir
 from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.calibration import load_calibration, load_calibration_spec
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code
+from mla_edge.exporter.float_graphs import calibration_feeds, make_float_graphs
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.quantization import calibrate
 from mla_edge.exporter.recipe import check_tiers, load_recipe
 from mla_edge.exporter.shipped_ranges import make_entry, write_ranges
 from mla_edge.exporter.steps import StepCache, Steps, hash_of
-from mla_edge.exporter.tiers import calibration_feeds, make_float_graphs
 from mla_edge.networks import Network, load_network
 from mla_edge.profiles import load_profile
 

@@ -17,8 +17,9 @@ import numpy as np
 from mla_edge.bundle import sha256_of, write_atomically
 from mla_edge.exporter.dla import CACHE, DlaPlan, clock_warnings, dla_of, plan_dla
 from mla_edge.exporter.dla_simulation import simulate
+from mla_edge.exporter.layers import KEPT, find_layers, floating_layers
 from mla_edge.exporter.onnx_graph import load_model
-from mla_edge.exporter.quantization import KEPT, find_layers, floating_layers, run_with
+from mla_edge.exporter.quantization import run_with
 from mla_edge.exporter.ranges import Ranges, measure_ranges
 from mla_edge.exporter.steps import hash_of
 from mla_edge.exporter.tensorrt_cache import write_cache

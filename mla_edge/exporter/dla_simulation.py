@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Collection, Mapping
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from mla_edge.exporter.layers import find_layers
 from mla_edge.exporter.onnx_graph import merge_constants
-from mla_edge.exporter.quantization import find_layers
 
 if TYPE_CHECKING:
     from mla_edge.exporter.dla import DlaPlan

@@ -7,7 +7,8 @@ it, so it has a process of its own.
 Typing follows what the builder offers and what the graph says. A graph that carries its types
 (FP16), and every graph where the flags for INT8 and FP16 are gone (TensorRT 11, RTX), is built
 strongly typed. A float graph with Q/DQ is built weakly typed where that exists, with FP16 for
-all that is not INT8: strongly typed it would run the rest in FP32.
+all that is not INT8: strongly typed it would run the rest in FP32. Where it does not exist, the
+export writes FP16 beside the Q/DQ (opset 19).
 """
 
 from __future__ import annotations

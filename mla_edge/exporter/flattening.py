@@ -13,7 +13,7 @@ import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
 if TYPE_CHECKING:
-    from mla_edge.exporter.quantization import Layer
+    from mla_edge.exporter.layers import Layer
 
 
 def flatten_layers(model: Any, layers: Sequence[Layer]) -> None:

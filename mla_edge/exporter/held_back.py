@@ -3,41 +3,69 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 import numpy as np
 
+from mla_edge.bundle import sha256_of
 from mla_edge.engines import verification
 from mla_edge.errors import ConfigError
+from mla_edge.exporter.agreement import Agreement, measure
 from mla_edge.exporter.calibration import in_mode, label_of, labelled, modes, over_modes
+from mla_edge.exporter.float_graphs import reference_graphs
 from mla_edge.exporter.job import HeldBack, Job
 from mla_edge.exporter.policy import MAX_LOSS, samples_needed
 from mla_edge.exporter.runs import open_engines, run_tiers
-from mla_edge.exporter.tiers import reference_graphs
+from mla_edge.exporter.steps import hash_of, versions
 from mla_edge.golden import Golden
 from mla_edge.signals import PRESENT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mla_edge.exporter.tiers import TierResult
+    from mla_edge.networks import TierNetwork
     from mla_edge.signals import Tensors
 
 GOLDEN_SAMPLES = 12
 _CANDIDATES = 8  # looked at for each one taken
 
 
-def hold_back(job: Job) -> HeldBack:
-    """The test samples, and the float network's answers to them."""
+def hold_back(job: Job, split: str = "test") -> HeldBack:
+    """The samples of ``split`` (test or tune), and the float network's answers to them."""
     network = job.network
-    spread = over_modes(job.calibration.test, network.inputs)
+    spread = over_modes(getattr(job.calibration, split), network.inputs)
     known = [example for example in spread if label_of(example, network.labels) is not None]
     tensors, labels = labelled(known, network.labels)
     graphs = reference_graphs(job)
-    with job.steps.step("reference"):
+    with job.steps.step("reference", "" if split == "test" else split):
         with open_engines(graphs, threads=job.threads) as engines:
             logits, feeds = run_tiers(engines, tensors)
         accuracy = {name: (rows.argmax(1) == labels).mean() for name, rows in logits.items()}
         job.steps.note(", ".join(f"{name} {share:.1%}" for name, share in accuracy.items()))
     return HeldBack(graphs, feeds, labels, ["+".join(e.truths) for e in known], logits)
+
+
+def compare(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str) -> Agreement:
+    """How close a graph is to the float network on the samples held back."""
+    name = part.tier.name
+    key = hash_of("agreement", job.base, sha256_of(graph), job.calibration.sha256, versions())
+    entry = job.cache.find(key)
+    if entry is not None:
+        job.steps.reused(f"agreement {form}", name)
+        return Agreement(**json.loads((entry / "agreement.json").read_text(encoding="utf-8")))
+    with job.steps.step(f"agreement {form}", name):
+        feeds = [{wanted: feed[wanted] for wanted in part.tier.inputs} for feed in held.feeds]
+        found = measure(list(held.logits[name]), graph, feeds, held.labels.tolist())
+        job.steps.note(f"drop {found.drop_points:+.2f} points, cosine {found.cosine:.4f}")
+        text = json.dumps(dataclasses.asdict(found))
+
+        def make(folder: Path) -> None:
+            (folder / "agreement.json").write_text(text, encoding="utf-8")
+
+        job.cache.store(key, make)
+    return found
 
 
 def pick_golden(job: Job, held: HeldBack, count: int) -> Golden:

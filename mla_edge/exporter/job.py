@@ -32,6 +32,7 @@ class Job:
     base: str  # sha256 over the network, its code, the data and our code
     steps: Steps
     cache: StepCache
+    max_drop: float = 1.0  # points of accuracy that each graph may lose
     dla: str = ""  # the form of INT8 for a DLA, where one is asked for
 
     @property

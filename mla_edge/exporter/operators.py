@@ -15,6 +15,7 @@ from mla_edge.exporter.onnx_graph import load_model
 
 TABLES = Path(__file__).with_name("tensorrt_operators.json")
 INT8_CONSTANTS = (10, 0)  # the first TensorRT that takes weights stored as INT8
+STRONG_ONLY = (11, 0)  # the first that takes every type from the graph, as RTX does
 
 _QUANTIZE = ("QuantizeLinear", "DequantizeLinear")
 _FIXES = {
@@ -44,6 +45,22 @@ def check_operators(graph: Path, tensorrt: str) -> None:
                 or f"{newer}write that part of the network with other operators",
             )
     _check_quantization(model, tensorrt, version)
+
+
+def takes_int8_weights(tensorrt: str | None) -> bool:
+    """Whether TensorRT ``tensorrt`` takes weights stored as INT8; before 10 it refuses them."""
+    return _from(tensorrt, INT8_CONSTANTS)
+
+
+def is_only_strongly_typed(tensorrt: str | None) -> bool:
+    """Whether what the graph leaves in FP32 runs in FP32: no builder flag says otherwise."""
+    return tensorrt is not None and _from(tensorrt, STRONG_ONLY)
+
+
+def _from(tensorrt: str | None, first: tuple[int, int]) -> bool:
+    if tensorrt is None or tensorrt.startswith("rtx"):
+        return True
+    return _number(tensorrt)[:2] >= first
 
 
 def _tables(tensorrt: str) -> tuple[tuple[int, ...], set[str], Mapping[str, list[str]]]:

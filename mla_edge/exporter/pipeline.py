@@ -22,6 +22,7 @@ from mla_edge.exporter.dla import choose_form
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.job import Job
+from mla_edge.exporter.layers import floating_layers
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.policy import ModeRouting
 from mla_edge.exporter.publishing import (
@@ -34,7 +35,6 @@ from mla_edge.exporter.publishing import (
     output_folder,
     publish,
 )
-from mla_edge.exporter.quantization import floating_layers
 from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
 from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
@@ -142,6 +142,7 @@ def export(
             base=base,
             steps=steps,
             cache=cache or StepCache(),
+            max_drop=request.max_drop,
             dla=plan.dla,
         )
         held = hold_back(job)

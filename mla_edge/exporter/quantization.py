@@ -7,13 +7,10 @@ symmetric graph slower than in float.
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
@@ -21,62 +18,23 @@ from mla_edge.bundle import write_atomically
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.errors import ConfigError, ExportError, MissingDependency
 from mla_edge.exporter.flattening import flatten_layers
-from mla_edge.exporter.onnx_graph import (
-    OnnxGraph,
-    kept_nodes,
-    load_model,
-    merge_constants,
-    read_graph,
-)
+from mla_edge.exporter.layers import KEPT, Layer, find_layers, structure_of
+from mla_edge.exporter.onnx_graph import OnnxGraph, load_model, merge_constants, read_graph
 from mla_edge.exporter.ranges import METHODS, Ranges, check_samples, measure_ranges
 from mla_edge.signals import Tensors
 
 try:
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 except ImportError as error:
     raise MissingDependency(
         "onnx is not installed, and quantizing needs it", hint="pip install 'mla-edge[export]'"
     ) from error
 
-__all__ = [
-    "Layer",
-    "calibrate",
-    "check_samples",
-    "find_layers",
-    "floating_layers",
-    "quantize",
-    "run_with",
-    "structure_of",
-]
-
-KEPT = "mla_edge.keep_float"  # metadata: the layers that `quantize` was told to keep
 STYLES = ("tensorrt", "cpu")
+HALF_SCALES = 19  # the first opset whose Q/DQ take FP16
 # Fewer, and a CPU is faster in float: 0.76 of the time for the lite digits network.
 MIN_CONV_CHANNELS = 4
-ACTIVATIONS = ("Relu", "Clip")  # what both engines fuse into the operator before
-
-
-@dataclass
-class Layer:
-    """A Conv, Gemm or MatMul with constant weights, and the tensors around it."""
-
-    node: Any
-    source: str
-    weight: Any
-    axis: int  # of the weight's output channels
-    out: str  # after its bias, and after its activation if one follows it alone
-    bias: Any = None  # the Add of a constant that a MatMul feeds alone
-    activation: Any = None
-    add: Any = None  # the Add of another tensor that a Conv feeds alone
-    beside: str = ""  # what that Add adds
-    total: str = ""  # after the Add and its activation
-
-    @property
-    def places(self) -> dict[str, str]:
-        """The tensors that ranges are kept of, by place."""
-        tensors = {"in": self.source, "out": self.out, "beside": self.beside, "sum": self.total}
-        return {f"{self.node.name}:{k}": tensor for k, tensor in tensors.items() if tensor}
 
 
 def calibrate(graph: Path, samples: Sequence[Tensors], *, method: str = "mse") -> Ranges:
@@ -117,95 +75,6 @@ def run_with(
     engine.close()
 
 
-def find_layers(model: Any, keep_float: Sequence[str] = ()) -> list[Layer]:
-    """The layers to quantize: those with constant weights that nothing keeps in float.
-
-    What keeps them is a module marked ``keep_float32``, or their name in ``keep_float``;
-    ConfigError for a name there that no node has.
-    """
-    names = {node.name for node in model.graph.node}
-    for name in keep_float:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 3, 0.3)
-            raise ConfigError(
-                f"quantize: no node is called {name!r}", hint=f"nearest: {', '.join(near)}"
-            )
-    kept = {*kept_nodes(model), *keep_float}
-    surroundings = _Surroundings(model.graph)
-    layers = (surroundings.layer(node) for node in model.graph.node if node.name not in kept)
-    return [layer for layer in layers if layer]
-
-
-def floating_layers(model: Any) -> list[str]:
-    """Names of the nodes of a quantized graph that were to stay float."""
-    kept = {entry.key: entry.value for entry in model.metadata_props}.get(KEPT, "[]")
-    return [*kept_nodes(model), *json.loads(kept)]
-
-
-class _Surroundings:
-    """Who takes which tensor of a graph."""
-
-    def __init__(self, graph: Any) -> None:
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.outputs = {value.name for value in graph.output}
-        self.takers: dict[str, list[Any]] = {}
-        for node in graph.node:
-            for tensor in node.input:
-                self.takers.setdefault(tensor, []).append(node)
-
-    def layer(self, node: Any) -> Layer | None:
-        """What ``node`` is the middle of; None if it has no constant weights."""
-        axis = _channel_axis(node, self.constants)
-        if axis is None or node.input[0] in self.constants:
-            return None
-        layer = Layer(node, node.input[0], self.constants[node.input[1]], axis, node.output[0])
-        add = self._only_taker(layer.out, ("Add",))
-        if add and node.op_type == "MatMul" and self._is_bias(add, layer.out):
-            layer.bias, layer.out = add, add.output[0]
-        elif add and node.op_type == "Conv" and not set(add.input) & set(self.constants):
-            layer.add, layer.total = add, add.output[0]
-            layer.beside = next((t for t in add.input if t != layer.out), layer.out)
-        layer.activation = self._only_taker(layer.total or layer.out, ACTIVATIONS)
-        if layer.activation and layer.total:
-            layer.total = layer.activation.output[0]
-        elif layer.activation:
-            layer.out = layer.activation.output[0]
-        return layer
-
-    def _only_taker(self, tensor: str, kinds: Sequence[str]) -> Any:
-        takers = self.takers.get(tensor, [])
-        alone = len(takers) == 1 and tensor not in self.outputs
-        return takers[0] if alone and takers[0].op_type in kinds else None
-
-    def _is_bias(self, add: Any, tensor: str) -> bool:
-        others = [name for name in add.input if name != tensor]
-        return len(others) == 1 and len(getattr(self.constants.get(others[0]), "dims", ())) == 1
-
-
-def _channel_axis(node: Any, constants: Mapping[str, Any]) -> int | None:
-    """The axis of the output channels in a layer's weights; None if it has no such weights."""
-    if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
-        return None
-    weight = constants[node.input[1]]
-    if weight.data_type != TensorProto.FLOAT:
-        return None
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type == "Conv":
-        return 0
-    if len(weight.dims) != 2 or attributes.get("transA") or attributes.get("alpha", 1) != 1:
-        return None
-    return 0 if attributes.get("transB") else 1
-
-
-def structure_of(layers: Sequence[Layer]) -> str:
-    """A sha256 over the layers' names, kinds and weights' shapes, but not the weights."""
-    rows = [
-        (layer.node.name, layer.node.op_type, list(layer.weight.dims), sorted(layer.places))
-        for layer in layers
-    ]
-    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
-
-
 def quantize(
     graph: Path,
     out: Path,
@@ -216,6 +85,10 @@ def quantize(
     int8_weights: bool = False,
 ) -> OnnxGraph:
     """Write the INT8 form of the float ``graph`` to ``out``.
+
+    Of a graph in half precision too (opset 19 and up, style ``tensorrt``): what is not INT8
+    stays in FP16 then, for builders that take every type from the graph. The ranges are those
+    of its float32 form.
 
     ``tensorrt``: signed, zero point 0, float biases, and also the other branch of an Add that
     fuses into a Conv. Its weights stay float with a Q/DQ pair, because TensorRT before 10
@@ -263,12 +136,14 @@ class _Rewriter:
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.after: dict[str, list[Any]] = {}  # tensor -> nodes to put behind its producer
         self.scales: dict[str, float] = {}  # dequantized tensor -> its scale
+        self.dtype: Any = np.float32  # of the layer at hand
 
     def rewrite(self, layers: Sequence[Layer]) -> None:
         outputs = {value.name for value in self.graph.output}
         sources = {layer.source for layer in layers}
         for layer in layers:
             name = layer.node.name
+            self.dtype = numpy_helper.to_array(layer.weight).dtype
             layer.node.input[0] = self._dequantized(layer.source, f"{name}:in")
             self._weights(layer)
             if layer.add is not None and (layer.total in sources or self.cpu):
@@ -295,16 +170,22 @@ class _Rewriter:
             scale = (found.high - found.low) / 255 or 1.0
             zero = np.array(np.clip(round(-found.low / scale), 0, 255), np.uint8)
         else:
-            scale, zero = found.amplitude / 127 or 1.0, np.array(0, np.int8)
+            scale = float(self._representable(found.amplitude / 127 or 1.0))
+            zero = np.array(0, np.int8)
         name = f"{tensor}/dequantized"
         if name not in self.scales:
             self.scales[name] = scale
-            self._pair(tensor, tensor, np.float32(scale), zero)
+            self._pair(tensor, tensor, scale, zero)
         return name
+
+    def _representable(self, scale: Any) -> Any:
+        """``scale`` as the layer's type holds it: rounding must use what engines will read."""
+        least = np.finfo(self.dtype).smallest_subnormal
+        return np.maximum(np.asarray(scale).astype(self.dtype), least)
 
     def _pair(self, tensor: str, name: str, scale: Any, zero: np.ndarray, **axis: Any) -> None:
         """tensor -> QuantizeLinear -> DequantizeLinear -> name/dequantized."""
-        scales = self._constant(f"{name}/scale", np.asarray(scale, np.float32))
+        scales = self._constant(f"{name}/scale", np.asarray(scale, self.dtype))
         zeros = self._constant(f"{name}/zero", zero)
         q, dq = f"{name}/quantized", f"{name}/dequantized"
         self.after.setdefault(tensor, []).extend((
@@ -319,10 +200,10 @@ class _Rewriter:
 
     def _weights(self, layer: Layer) -> None:
         name, axis = layer.node.input[1], layer.axis
-        values = numpy_helper.to_array(layer.weight)
+        values = numpy_helper.to_array(layer.weight).astype(np.float32)
         others = tuple(i for i in range(values.ndim) if i != axis)
         largest = np.abs(values).max(axis=others)
-        scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+        scale = self._representable(np.where(largest > 0, largest / 127, 1.0))
         bias = layer.node.input[2] if len(layer.node.input) > 2 else ""
         if self.cpu and bias in self.constants:
             scale = self._bias(layer, bias, scale)
@@ -334,7 +215,8 @@ class _Rewriter:
                 self._pair(layer.node.input[1], name, scale, zero, axis=axis)
         elif dq not in self.scales:
             shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-            whole = np.clip(np.rint(values / scale.reshape(shape)), -127, 127).astype(np.int8)
+            steps = values / scale.reshape(shape).astype(np.float32)
+            whole = np.clip(np.rint(steps), -127, 127).astype(np.int8)
             inputs = [
                 self._constant(f"{name}/quantized", whole),
                 self._constant(f"{name}/scale", scale),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Sequence
 from mla_edge.errors import AccuracyGateError
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.agreement import sensitivity
-from mla_edge.exporter.tiers import calibration_feeds, compare
+from mla_edge.exporter.float_graphs import calibration_feeds
+from mla_edge.exporter.held_back import compare
 
 if TYPE_CHECKING:
     from pathlib import Path

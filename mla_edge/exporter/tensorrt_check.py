@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Sequence
 from mla_edge.engines.bindings import load_bindings
 from mla_edge.errors import ExportError, MissingDependency
 from mla_edge.exporter.engine_build import BuildSpec, build_engine, parse_network
+from mla_edge.exporter.layers import floating_layers
 from mla_edge.exporter.onnx_graph import load_model
-from mla_edge.exporter.quantization import floating_layers
 
 if TYPE_CHECKING:
     from pathlib import Path

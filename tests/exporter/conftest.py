@@ -229,6 +229,18 @@ def ranges(graph, tensors):
     return calibrate(graph, tensors)
 
 
+@pytest.fixture
+def mixed(network, ranges, tmp_path):
+    """Makes the INT8 form of the graph in half precision, by the float graph's ranges."""
+
+    def make(**how):
+        tier = network.tiers[0]
+        half = to_onnx(network, tier, tmp_path / "half.onnx", opset=19, half=True).path
+        return quantize(half, tmp_path / "mixed.onnx", ranges, style="tensorrt", **how).path
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def quantized(graph, ranges):
     """The two INT8 forms, by style."""

@@ -4,8 +4,10 @@ import dataclasses
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from board_trees import make_agx_xavier, make_board
 from faking import VERSIONS
@@ -25,6 +27,7 @@ from mla_edge.errors import (
 )
 from mla_edge.exporter import building, engine_proof, pipeline
 from mla_edge.exporter.building import BuildRequest, build, choose_workspace, describe
+from mla_edge.exporter.onnx_graph import read_graph
 from mla_edge.exporter.pipeline import ExportRequest, export
 from mla_edge.exporter.steps import StepCache
 from mla_edge.golden import read_golden
@@ -36,21 +39,31 @@ SIMULATED = ["--camera", "sim://digits?size=64x64", "--mic", "sim://digits"]
 
 
 @pytest.fixture(scope="module")
-def exported(network, tmp_path_factory):
-    """The small two-tier network, exported for the AGX Orin and its DLA."""
-    out = tmp_path_factory.mktemp("exported")
-    (out / "quick.toml").write_text(QUICK)
-    request = ExportRequest(
-        "agx-orin",
-        "small:make",
-        out=out,
-        calibration=str(out / "quick.toml"),
-        max_drop=100.0,
-        dla=True,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "load_network", lambda ref, data=None: network)
-        return export(request, cache=StepCache(out / "steps")).bundle
+def export_small(network, tmp_path_factory):
+    """Exports the small two-tier network."""
+
+    def make(profile, samples=QUICK, **options):
+        out = tmp_path_factory.mktemp("exported")
+        (out / "quick.toml").write_text(samples)
+        request = ExportRequest(
+            profile,
+            "small:make",
+            out=out,
+            calibration=str(out / "quick.toml"),
+            max_drop=100.0,
+            **options,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+            return export(request, cache=StepCache(out / "steps")).bundle
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def exported(export_small):
+    """For the AGX Orin and its DLA."""
+    return export_small("agx-orin", dla=True)
 
 
 @pytest.fixture
@@ -159,6 +172,31 @@ def test_build_and_run_on_the_board(fakes, copy, board, monkeypatch, version):
         assert fakes.machine.calls.count("execute") >= len(decisions)
         assert not [c for c in fakes.machine.calls if "memcpy" in c]  # the memory is shared
     assert fakes.machine.left_over() == []
+
+
+def test_with_enough_golden_samples_the_routing_is_chosen_again(
+    fakes, export_small, board, monkeypatch
+):
+    """And a bundle of opset 16, as the Xavier's TensorRT takes it, through the whole build."""
+    fakes.use("8.6")
+    bundle = export_small("agx-xavier", QUICK.replace("tune = 96", "tune = 690"), golden=690)
+    assert read_graph(bundle.graph("lite", cpu=False)).opset == 16
+    root = board("8.6")
+    done = call(monkeypatch, root, "build", bundle.folder, "--max-drop", 100, "--json")
+    assert done.exit_code == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["proof"]["samples"] == 690
+    assert shown["proof"]["routing"].count("chosen again on 230 samples") == 3
+    policy = json.loads((Path(shown["engines"]) / "build.json").read_text())["policy"]
+    assert policy["cost_ms"] != bundle.policy.cost_ms
+    assert "TensorRT 8.6" in policy["measured_on"]
+
+    done = call(
+        monkeypatch, root, "run", "--bundle", bundle.folder, *SIMULATED, "--duration", "2",
+        "--engine", "tensorrt", "--as-fast-as-possible", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 10
 
 
 def test_engines_answer_as_their_graphs_on_every_golden_sample(fakes, request_for):
@@ -345,9 +383,13 @@ def test_without_a_gpu_a_board_says_so(fakes, request_for):
         build(request_for())
 
 
-def test_the_real_rtx_builds_without_a_gpu_and_says_what_is_not_proven(copy, monkeypatch):
+def test_the_real_rtx_builds_without_a_gpu_and_says_what_is_not_proven(export_small):
     pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
-    bundle = copy("rtx")
+    bundle = export_small("rtx")
+    for tier in bundle.tiers:  # INT8 beside FP16: no flag of RTX's adds the FP16
+        graph = onnx.load(str(bundle.graph(tier.name, cpu=False))).graph
+        kinds = {value.type.tensor_type.elem_type for value in graph.value_info}
+        assert {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8} <= kinds
     done = CliRunner().invoke(app, ["build", str(bundle.folder), "--json"])
     assert done.exit_code == 0, done.stderr
     shown = json.loads(done.stdout)

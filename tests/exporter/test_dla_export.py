@@ -19,8 +19,8 @@ from mla_edge.errors import AccuracyGateError, BundleError, ConfigError
 from mla_edge.exporter import dla_export, pipeline
 from mla_edge.exporter.dla import CACHE, TYPED, DlaNode, DlaPlan
 from mla_edge.exporter.dla_simulation import simulate
+from mla_edge.exporter.layers import floating_layers
 from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
-from mla_edge.exporter.quantization import floating_layers
 from mla_edge.exporter.steps import StepCache
 from mla_edge.exporter.tensorrt_cache import read_cache, write_cache
 

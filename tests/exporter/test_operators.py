@@ -6,7 +6,11 @@ from onnx import TensorProto, helper
 
 from mla_edge.errors import ConfigError, ExportError
 from mla_edge.exporter.onnx_graph import to_onnx
-from mla_edge.exporter.operators import check_operators
+from mla_edge.exporter.operators import (
+    check_operators,
+    is_only_strongly_typed,
+    takes_int8_weights,
+)
 from mla_edge.exporter.quantization import quantize
 
 VERSIONS = ("8.4", "8.5", "8.6", "10.0", "10.3", "10.13", "10.16", "11.4", "rtx-1.7")
@@ -75,3 +79,19 @@ def test_quantized_graphs_are_held_to_the_parsers_demands(graph, ranges, quantiz
     assert check_operators(stored, "10.3") is None
     with pytest.raises(ExportError, match="weights stored as INT8"):
         check_operators(stored, "8.6")
+
+
+@pytest.mark.parametrize(
+    ("version", "weights", "strong"),
+    [
+        ("8.5", False, False),
+        ("10.3", True, False),
+        ("10.16", True, False),
+        ("11.4", True, True),
+        ("rtx-1.7", True, True),
+        (None, True, False),
+    ],
+)
+def test_what_a_version_takes(version, weights, strong):
+    assert takes_int8_weights(version) is weights
+    assert is_only_strongly_typed(version) is strong

@@ -11,8 +11,10 @@ import pytest
 from mla_edge.bundle import Bundle
 from mla_edge.engines.verification import verify
 from mla_edge.errors import AccuracyGateError, ConfigError, ExportError
-from mla_edge.exporter import pipeline, publishing, tiers
+from mla_edge.exporter import fallback, int8, pipeline, publishing
 from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
+from mla_edge.exporter.layers import find_layers, floating_layers
+from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.quantization import calibrate
 from mla_edge.exporter.ranges import Range
 from mla_edge.exporter.steps import StepCache, Steps
@@ -123,6 +125,7 @@ def test_finished_steps_are_reused_and_damaged_ones_are_not(alarms, tmp_path):
 
     expected = {
         "to_onnx",
+        "calibrate",
         "quantize",
         "cpu_speed",
         "agreement tensorrt",
@@ -227,16 +230,28 @@ def test_the_gate_publishes_nothing_and_does_not_blame_int8_for_pruning(alarms, 
     assert os.listdir(alarms.out) == ["alarms-agx-xavier"]
 
 
-def test_the_gate_names_the_layers_that_int8_hurt(alarms, tmp_path, monkeypatch):
-    def cut_short(graph, samples):
-        found = calibrate(graph, samples)
-        cut = {
-            place: Range(r.low / 50, r.high / 50, r.amplitude / 50)
-            for place, r in found.places.items()
-        }
-        return dataclasses.replace(found, places=cut)
+@pytest.fixture
+def cut_short(monkeypatch):
+    """Makes the ranges of the first layers far too small: INT8 is ruined there."""
 
-    monkeypatch.setattr(tiers, "calibrate", cut_short)
+    def cut(count):
+        def make(graph, samples):
+            found = calibrate(graph, samples)
+            names = [layer.node.name for layer in find_layers(load_model(graph))][:count]
+            places = dict(found.places)
+            for place, r in found.places.items():
+                if place.rpartition(":")[0] in names:
+                    places[place] = Range(r.low / 50, r.high / 50, r.amplitude / 50)
+            return dataclasses.replace(found, places=places)
+
+        monkeypatch.setattr(int8, "calibrate", make)
+
+    return cut
+
+
+def test_the_gate_names_the_layers_that_int8_hurt(alarms, tmp_path, monkeypatch, cut_short):
+    cut_short(100)
+    monkeypatch.setattr(fallback, "_fewest", lambda *_: None)
     with pytest.raises(AccuracyGateError) as caught:
         export(alarms, cache=StepCache(tmp_path / "steps"))
     report = json.loads((alarms.out / "alarms-agx-xavier.failed-report.json").read_text())
@@ -246,6 +261,19 @@ def test_the_gate_names_the_layers_that_int8_hurt(alarms, tmp_path, monkeypatch)
     assert f"INT8 lost {worst:.2f}, most of it in {first}" in str(caught.value)
     assert "Pruning" not in str(caught.value)
     assert "keep_float" in caught.value.hint
+
+
+def test_layers_that_int8_breaks_are_left_in_float(alarms, tmp_path, cut_short):
+    cut_short(2)
+    done = export(alarms, cache=StepCache(tmp_path / "steps"))
+    tier = done.report["tiers"][0]
+    assert done.report["gate"]["worst_drop_points"] <= 1.0
+    left = tier["left_in_float"]["tensorrt"]
+    assert 1 <= len(left) <= 3
+    graph = load_model(done.bundle.graph("only", cpu=False))
+    assert set(left) <= set(floating_layers(graph))
+    assert set(left) <= set(tier["tensorrt"]["exempt"])
+    assert left[0] in (done.bundle.folder / "report.html").read_text()
 
 
 def test_the_gate_leaves_the_old_bundle(alarms, ruined, cache):

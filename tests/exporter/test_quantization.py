@@ -9,9 +9,10 @@ from onnx import numpy_helper
 
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.errors import ConfigError, ExportError
+from mla_edge.exporter.layers import find_layers, floating_layers
 from mla_edge.exporter.onnx_graph import read_graph, to_onnx
-from mla_edge.exporter.quantization import calibrate, check_samples, find_layers, quantize
-from mla_edge.exporter.ranges import METHODS, Histogram, Ranges
+from mla_edge.exporter.quantization import calibrate, quantize
+from mla_edge.exporter.ranges import METHODS, Histogram, Ranges, check_samples
 
 
 def parts(path):
@@ -206,6 +207,45 @@ def test_both_forms_answer_as_the_float_network(quantized, held_back, style):
     for sample, expected in zip(samples, logits):
         found, wanted = engine.run(sample)["logits"].ravel(), expected.ravel()
         assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.995
+
+
+@pytest.mark.parametrize("int8_weights", [False, True])
+def test_a_half_graph_is_int8_beside_fp16(mixed, held_back, int8_weights):
+    path = mixed(int8_weights=int8_weights)
+    model, producers, constants = parts(path)
+    marked = set(floating_layers(model))
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    half = onnx.TensorProto.FLOAT16
+    layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    quantized = [n for n in layers if n.input[1] in producers and n.name not in marked]
+    fed = [n for n in quantized if producers[n.input[1]].op_type == "DequantizeLinear"]
+    assert len(fed) >= 10
+    for node in fed:
+        assert types[node.output[0]] == half, node.name
+        for tensor in node.input[:2]:
+            assert constants[producers[tensor].input[1]].dtype == np.float16
+    samples, logits, _ = held_back
+    for optimise in (False, True):
+        engine = OnnxRuntimeEngine(path, optimise=optimise)
+        for sample, expected in zip(samples, logits):
+            found, wanted = engine.run(sample)["logits"].ravel(), expected.ravel()
+            assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.995
+
+
+def test_a_weight_too_small_for_an_fp16_scale_does_not_divide_by_zero(
+    network, ranges, tmp_path
+):
+    half = to_onnx(network, network.tiers[0], tmp_path / "h.onnx", opset=19, half=True).path
+    model = onnx.load(str(half))
+    layer = find_layers(model)[3]
+    weights = numpy_helper.to_array(layer.weight).copy()
+    weights[0] = 1e-7
+    layer.weight.CopyFrom(numpy_helper.from_array(weights, layer.weight.name))
+    onnx.save(model, str(half))
+    path = quantize(half, tmp_path / "q.onnx", ranges, style="tensorrt", int8_weights=True).path
+    for constant in onnx.load(str(path)).graph.initializer:
+        if constant.name.endswith("/scale"):
+            assert (numpy_helper.to_array(constant) > 0).all(), constant.name
 
 
 def test_the_forms_are_deterministic_and_smaller(graph, ranges, quantized, tmp_path):

@@ -35,6 +35,7 @@ def tier(name):
         "distillation": None,
         "size_bytes": {"float": 20e6, "tensorrt": 19e6, "cpu": 6e6},
         "ranges_from": "calibration set default",
+        "left_in_float": {},
         "ranges_samples_sha256": "12" * 32,
         "cpu_precision": "int8",
         "cpu_ms": {"fp32": 6.0, "int8": 4.0},

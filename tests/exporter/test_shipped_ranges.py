@@ -8,13 +8,13 @@ import pytest
 from mla_edge.errors import ConfigError
 from mla_edge.exporter import calibration_cache, pipeline, shipped_ranges
 from mla_edge.exporter.calibration import CalibrationSpec, load_calibration
+from mla_edge.exporter.float_graphs import make_float_graphs
 from mla_edge.exporter.job import Job
+from mla_edge.exporter.layers import find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.pipeline import ExportRequest, export
-from mla_edge.exporter.quantization import find_layers, structure_of
 from mla_edge.exporter.recipe import Recipe, TierRecipe, load_recipe
 from mla_edge.exporter.steps import StepCache, Steps
-from mla_edge.exporter.tiers import make_float_graphs
 from mla_edge.networks import load_network
 from mla_edge.profiles import load_profile
 

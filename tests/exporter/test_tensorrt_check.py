@@ -78,6 +78,15 @@ def test_the_int8_graph_builds_with_every_weighted_layer_dequantized(
 
 
 @needs_rtx
+@pytest.mark.parametrize("int8_weights", [False, True])
+def test_int8_beside_fp16_builds_too(mixed, int8_weights):
+    path = mixed(int8_weights=int8_weights)
+    found = verify_tensorrt(path, int8=True, capabilities=RTX_CAPABILITIES)
+
+    assert (found.status, found.reason, found.undequantized) == ("ok", "", ())
+
+
+@needs_rtx
 def test_layers_that_are_not_int8_are_named(network, graph):
     found = verify_tensorrt(graph, int8=True)
 

@@ -1,0 +1,141 @@
+"""The float graphs of a tier, pruned or whole, and the samples as a tier takes them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any, Sequence
+
+import torch
+
+from mla_edge.exporter.calibration import over_modes, to_examples
+from mla_edge.exporter.distillation import distil
+from mla_edge.exporter.onnx_graph import to_onnx
+from mla_edge.exporter.operators import is_only_strongly_typed
+from mla_edge.exporter.pruning import prune
+from mla_edge.exporter.quantization import HALF_SCALES
+from mla_edge.exporter.ranges import check_samples
+from mla_edge.exporter.runs import open_engines, run_tiers
+from mla_edge.exporter.sampling import draw_samples
+from mla_edge.exporter.steps import hash_of
+from mla_edge.networks.lora import LoRALinear, merge_lora
+from mla_edge.signals import Tensors, TensorSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mla_edge.exporter.job import Job
+    from mla_edge.exporter.recipe import TierRecipe
+    from mla_edge.networks import TierNetwork
+
+
+def reference_graphs(job: Job) -> dict[str, Path]:
+    """The float graph of every tier, nothing pruned: what all else is compared with."""
+    whole = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, tiers={}))
+    whole = dataclasses.replace(whole, precision="fp32")
+    return {
+        part.tier.name: make_float_graphs(whole, part) / "float.onnx"
+        for part in job.network.tiers
+    }
+
+
+def make_float_graphs(job: Job, part: TierNetwork) -> Path:
+    """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``."""
+    steps, name = job.steps, part.tier.name
+    how = job.recipe.tier(name)
+    shrinks = bool(how.prune or how.prune_heads)
+    half = job.precision == "fp16" or mixes(job)
+    opset = int(job.profile.opset or 0)
+    learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
+    key = hash_of("graphs", job.base, name, how.prune, how.prune_heads, learning, opset, half)
+    entry = job.cache.find(key)
+    if entry is not None:
+        done = [("prune", shrinks), ("distil", bool(learning)), ("to_onnx", True)]
+        for step in (step for step, was_needed in done if was_needed):
+            steps.reused(step, name)
+        return entry
+    part = _without_adapters(part)
+    module, shrunk = _shrink(job, part, how) if shrinks else (part.module, _whole(part.module))
+    with steps.step("to_onnx", name):
+
+        def make(folder: Path) -> None:
+            smaller = dataclasses.replace(part, module=module)
+            to_onnx(job.network, smaller, folder / "float.onnx", opset=opset)
+            if half:
+                to_onnx(job.network, smaller, folder / "half.onnx", opset=opset, half=True)
+            (folder / "shrunk.json").write_text(json.dumps(shrunk), encoding="utf-8")
+
+        return job.cache.store(key, make)
+
+
+def calibration_feeds(job: Job, part: TierNetwork) -> list[Tensors]:
+    """The calibration samples in every mode in turn, as the tier takes them."""
+    network = job.network
+    whole = [example.tensors for example in job.calibration.calibrate]
+    check_samples(whole, [TensorSpec(s.name, "float32", s.shape) for s in network.inputs])
+    spread = over_modes(job.calibration.calibrate, network.inputs)
+    feeds = [example.tensors for example in spread]
+    if not set(part.tier.inputs) <= set(feeds[0]):
+        feeds = with_earlier_outputs(job, feeds)
+    return [{name: feed[name] for name in part.tier.inputs} for feed in feeds]
+
+
+def with_earlier_outputs(job: Job, samples: Sequence[Tensors]) -> list[Tensors]:
+    """The samples with what a later tier takes from earlier ones."""
+    with open_engines(reference_graphs(job), threads=job.threads) as engines:
+        return run_tiers(engines, samples)[1]
+
+
+def _shrink(
+    job: Job, part: TierNetwork, how: TierRecipe
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    name = part.tier.name
+    with job.steps.step("prune", name):
+        feed = job.calibration.calibrate[0].tensors
+        if not set(part.tier.inputs) <= set(feed):
+            feed = with_earlier_outputs(job, [feed])[0]
+        example = [torch.from_numpy(feed[wanted]) for wanted in part.tier.inputs]
+        pruned = prune(part.module, example, channels=how.prune, heads=how.prune_heads)
+        millions = pruned.parameters_before / 1e6, pruned.parameters_after / 1e6
+        job.steps.note(f"{millions[0]:.2f} M → {millions[1]:.2f} M parameters")
+    shrunk: dict[str, Any] = {
+        "parameters": pruned.parameters_before,
+        "parameters_after": pruned.parameters_after,
+        "pruned": [dataclasses.asdict(change) for change in pruned.changes],
+        "distillation": None,
+    }
+    if job.trains:
+        with job.steps.step("distil", name):
+            recipe, network = job.recipe.distillation, job.network
+            samples = draw_samples(network, "train", recipe.samples, job.calibration.spec.seed)
+            spread = over_modes(to_examples(samples, network.inputs), network.inputs)
+            feeds = [example.tensors for example in spread]
+            if not set(part.tier.inputs) <= set(feeds[0]):
+                feeds = with_earlier_outputs(job, feeds)
+            taught = distil(pruned.module, part.module, feeds, part.tier.inputs, recipe)
+            shrunk["distillation"] = dataclasses.asdict(taught)
+            job.steps.note(f"{taught.steps} steps, loss {taught.first_loss:.3f} → "
+                           f"{taught.last_loss:.3f}")  # fmt: skip
+    return pruned.module, shrunk
+
+
+def _without_adapters(part: TierNetwork) -> TierNetwork:
+    """The tier with its low-rank adapters merged: pruning and TensorRT see plain layers."""
+    if not any(isinstance(module, LoRALinear) for module in part.module.modules()):
+        return part
+    return dataclasses.replace(part, module=merge_lora(copy.deepcopy(part.module)))
+
+
+def _whole(module: torch.nn.Module) -> dict[str, Any]:
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return {
+        "parameters": count, "parameters_after": count, "pruned": [], "distillation": None
+    }  # fmt: skip
+
+
+def mixes(job: Job) -> bool:
+    """Whether what is not INT8 has to be written in FP16: TensorRT adds it elsewhere."""
+    only_strong = is_only_strongly_typed(job.profile.tensorrt)
+    fits = int(job.profile.opset or 0) >= HALF_SCALES
+    return job.precision == "int8" and only_strong and fits
