@@ -12,9 +12,9 @@ from mla_edge.bundle import Bundle
 from mla_edge.engines.verification import verify
 from mla_edge.errors import AccuracyGateError, ConfigError, ExportError
 from mla_edge.exporter import fallback, int8, pipeline, publishing
-from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
 from mla_edge.exporter.layers import find_layers, floating_layers
 from mla_edge.exporter.onnx_graph import load_model
+from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
 from mla_edge.exporter.quantization import calibrate
 from mla_edge.exporter.ranges import Range
 from mla_edge.exporter.steps import StepCache, Steps
