@@ -1,0 +1,275 @@
+"""The certificate, by simulation with known truth: it holds, and each usual mistake does not.
+
+Every deployment draws data that certify, gets a threshold, and is judged by the true risk.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+from mla_edge.certify import (
+    Monitor,
+    betting_p_value,
+    binomial_cdf,
+    certify_ladder,
+    certify_policy,
+    certify_threshold,
+    last_passing,
+    units_needed,
+)
+from mla_edge.errors import ConfigError
+
+DEPLOYMENTS = 1000
+EPSILON, DELTA = 0.05, 0.1
+THRESHOLDS = np.linspace(0.98, 0.0, 50)
+
+
+def slack(delta, deployments=DEPLOYMENTS):
+    """The share of violations that chance exceeds in 1 of 1000 tests, if delta is the truth."""
+    return delta + 3.1 * math.sqrt(delta * (1 - delta) / deployments)
+
+
+def true_risk(threshold):
+    """Scores are uniform; at score s lite is wrong and full right with chance 0.4 (1 - s)^2."""
+    return 0.4 * (1 - np.asarray(threshold)) ** 3 / 3
+
+
+def losses_by_threshold(rng, units, thresholds=THRESHOLDS):
+    """What a deployment's data show: the losses of each threshold, careful first."""
+    edges = np.concatenate([[1.0], thresholds])
+    shares = np.diff(true_risk(edges))
+    shares = np.append(shares, 1 - shares.sum())
+    return np.cumsum(rng.multinomial(units, shares, DEPLOYMENTS)[:, :-1], axis=1)
+
+
+def violations(chosen, thresholds=THRESHOLDS):
+    """The share of deployments whose true risk is over epsilon; None is always-full."""
+    risks = [0.0 if i is None else float(true_risk(thresholds[i])) for i in chosen]
+    return float(np.mean(np.array(risks) > EPSILON))
+
+
+def p_values(counts, units):
+    known = {k: binomial_cdf(int(k), units, EPSILON) for k in np.unique(counts)}
+    return np.vectorize(known.get)(counts)
+
+
+@pytest.mark.parametrize("units", [100, 300, 1000])
+def test_the_certified_threshold_violates_no_more_than_delta(units):
+    counts = losses_by_threshold(np.random.default_rng(units), units)
+    chosen = [last_passing(row, DELTA) for row in p_values(counts, units)]
+    assert violations(chosen) <= slack(DELTA)
+    found = [i for i in chosen if i is not None]
+    assert len(found) > 0.9 * DEPLOYMENTS  # it is no empty promise
+    assert np.mean([true_risk(THRESHOLDS[i]) for i in found]) > 0.2 * EPSILON
+
+
+def test_the_boldest_threshold_that_looks_good_violates(units=300):
+    counts = losses_by_threshold(np.random.default_rng(1), units)
+    chosen = [int(np.flatnonzero(row <= EPSILON * units)[-1]) for row in counts]
+    assert 0.21 <= violations(chosen) <= 0.55
+
+
+def test_returning_the_first_that_fails_violates(units=600):
+    """As published code does; the steps of its grid decide how much it breaks."""
+    coarse = np.linspace(0.9, 0.0, 7)
+    passed = p_values(losses_by_threshold(np.random.default_rng(2), units, coarse), units)
+    passed = passed <= DELTA
+    first_failing = [int(np.argmin(row)) if not row.all() else len(row) - 1 for row in passed]
+    assert violations(first_failing, coarse) > 0.25
+    last = [last_passing(1.0 - row, DELTA) for row in passed]
+    assert violations(last, coarse) <= slack(DELTA)
+
+
+def test_frames_taken_for_units_violate(scenes=100, frames=30):
+    counts = losses_by_threshold(np.random.default_rng(3), scenes) * frames
+    wrong = [last_passing(row, DELTA) for row in p_values(counts, scenes * frames)]
+    assert violations(wrong) > 0.3
+    right = [last_passing(row, DELTA) for row in p_values(counts // frames, scenes)]
+    assert violations(right) <= slack(DELTA)
+
+
+def test_risk_control_in_the_mean_is_no_certificate(units=300):
+    """Conformal risk control: the boldest with (k + 1) / (n + 1) <= epsilon."""
+    counts = losses_by_threshold(np.random.default_rng(4), units)
+    allowed = (counts + 1) / (units + 1) <= EPSILON
+    chosen = [int(np.flatnonzero(row)[-1]) if row.any() else None for row in allowed]
+    assert 0.16 <= violations(chosen) <= 0.5
+    risks = [0.0 if i is None else float(true_risk(THRESHOLDS[i])) for i in chosen]
+    assert np.mean(risks) <= EPSILON  # what it does promise
+
+
+def test_a_certificate_of_the_float_network_is_none_of_the_int8_one(units=1000, flips=0.03):
+    """INT8 flips some answers that were kept and right: the risk is another one."""
+    counts = losses_by_threshold(np.random.default_rng(5), units)
+    chosen = [last_passing(row, DELTA) for row in p_values(counts, units)]
+    risks = [
+        float(true_risk(THRESHOLDS[i]) + flips * (1 - THRESHOLDS[i]))
+        for i in chosen
+        if i is not None
+    ]
+    assert np.mean(np.array(risks) > EPSILON) > 0.3
+
+
+def test_all_rungs_of_a_ladder_hold_together(units=400, deployments=400):
+    rng = np.random.default_rng(6)
+    epsilons = (0.02, 0.05, 0.08)
+    broken = 0
+    for _ in range(deployments):
+        scores = rng.random(units)
+        regrets = rng.random(units) < 0.4 * (1 - scores) ** 2
+        rungs = certify_ladder(scores, regrets, THRESHOLDS, epsilons=epsilons, delta=DELTA)
+        at = [math.inf if rung.threshold is None else rung.threshold for rung in rungs]
+        assert at == sorted(at, reverse=True)  # bolder rungs are cheaper
+        over = [t < math.inf and true_risk(t) > e for t, e in zip(at, epsilons)]
+        broken += any(over)
+    assert broken / deployments <= slack(DELTA, deployments)
+
+
+def test_whole_sessions_of_a_policy_with_a_memory_hold(sessions=200, deployments=400):
+    """Sessions differ and their moments cling together; the chain's means rise over epsilon."""
+    rng = np.random.default_rng(7)
+    means = np.linspace(0.01, 0.09, 9)
+    chosen, naive = [], []
+    for _ in range(deployments):
+        losses = np.stack([rng.beta(mean * 4, (1 - mean) * 4, sessions) for mean in means])
+        chosen.append(certify_policy(losses, epsilon=EPSILON, delta=DELTA))
+        naive.append(int(np.flatnonzero(losses.mean(1) <= EPSILON)[-1]))
+
+    def over(found):
+        return np.mean([i is not None and means[i] > EPSILON + 1e-9 for i in found])
+
+    assert over(chosen) <= slack(DELTA, deployments)
+    assert sum(i is not None for i in chosen) > 0.9 * deployments
+    borderline = np.mean([means[i] >= EPSILON - 1e-9 for i in naive])
+    assert borderline > 0.3  # taking what looks good is often at the edge or over it
+
+
+def test_the_p_value_of_sessions_is_one_under_the_null(deployments=1000, sessions=60):
+    rng = np.random.default_rng(8)
+    found = [
+        betting_p_value((rng.random(sessions) < EPSILON).astype(float), EPSILON, DELTA)
+        for _ in range(deployments)
+    ]
+    assert np.mean(np.array(found) <= DELTA) <= slack(DELTA, deployments)
+    assert betting_p_value(np.zeros(300), EPSILON, DELTA) < 1e-3
+    assert betting_p_value(np.ones(300), EPSILON, DELTA) == 1.0
+
+
+def test_the_binomial_sum_is_exact():
+    assert binomial_cdf(0, 299, 0.01) == pytest.approx(0.99**299, rel=1e-12)
+    assert binomial_cdf(3, 10, 0.5) == pytest.approx(176 / 1024, rel=1e-12)
+    assert binomial_cdf(9, 10, 0.3) == pytest.approx(1 - 0.3**10, rel=1e-12)
+    assert [binomial_cdf(k, 5, 0.2) for k in (-1, 5, 7)] == [0.0, 1.0, 1.0]
+    assert binomial_cdf(20_000, 1_000_000, 0.02) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "regret", "units"),
+    [(0.01, 0.0, 299), (0.01, 0.0025, 773), (0.01, 0.005, 1941), (0.02, 0.005, 386)],
+)
+def test_how_many_units_a_certificate_needs(epsilon, regret, units):
+    """Near the figures that a simulation of the betting test gave: 303, 785, 1964, 386."""
+    assert units_needed(epsilon, 0.05, regret=regret) == units
+    rng = np.random.default_rng(9)
+    losses = rng.binomial(units, regret, 4000)
+    passed = np.mean(p_value_of(losses, units, epsilon) <= 0.05)
+    assert passed >= 0.8 - 0.02
+
+
+def p_value_of(losses, units, epsilon):
+    known = {k: binomial_cdf(int(k), units, epsilon) for k in np.unique(losses)}
+    return np.vectorize(known.get)(losses)
+
+
+def test_too_few_units_certify_nothing():
+    found = certify_threshold(
+        np.ones(50), np.zeros(50, bool), THRESHOLDS, epsilon=0.01, delta=0.05
+    )
+    assert found.threshold is None
+    assert (found.units, found.losses) == (50, 0)
+    assert found.p_value == pytest.approx(0.99**50)
+
+
+def test_a_loss_counts_only_where_lite_is_kept():
+    scores = np.concatenate([np.full(290, 0.9), np.full(10, 0.2)])
+    regrets = scores < 0.5
+    found = certify_threshold(scores, regrets, (0.8, 0.5, 0.1), epsilon=0.02, delta=0.05)
+    assert (found.threshold, found.losses) == (0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [([], None), ([0.2, 0.01], None), ([0.01, 0.2, 0.01], 0), ([0.01, 0.01], 1)],
+)
+def test_the_first_that_fails_ends_it(p, expected):
+    assert last_passing(p, 0.05) == expected
+
+
+def test_a_monitor_is_quiet_while_the_certificate_holds(rate=0.05, alpha=0.05, runs=400):
+    rng = np.random.default_rng(10)
+    alarms = 0
+    for _ in range(runs):
+        monitor = Monitor(rate, alpha=alpha)
+        for disagrees in rng.random(400) < rate:
+            monitor.add(bool(disagrees))
+        alarms += monitor.alarmed
+    assert alarms / runs <= slack(alpha, runs)
+
+
+def test_a_monitor_alarms_when_the_world_changes_and_stays_so():
+    rng = np.random.default_rng(11)
+    delays = []
+    for _ in range(50):
+        monitor = Monitor(0.05, alpha=0.01)
+        for disagrees in rng.random(200) < 0.04:
+            monitor.add(bool(disagrees))
+        before = monitor.audits
+        while not monitor.add(bool(rng.random() < 0.3)):
+            assert monitor.audits < 2000
+        delays.append(monitor.audits - before)
+        assert monitor.add(False)
+        assert monitor.disagreements > 0
+    assert np.median(delays) < 80
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon is 0"),
+        ({"delta": 1.0}, "delta is 1"),
+        ({"thresholds": ()}, "not in order"),
+        ({"thresholds": (0.1, 0.9)}, "not in order"),
+        ({"scores": np.ones(3)}, r"scores are \[3\]"),
+        ({"scores": np.array([1.0, np.nan])}, "a score is NaN"),
+    ],
+)
+def test_what_cannot_be_certified_is_refused(how, message):
+    whole = {
+        "scores": np.ones(2),
+        "regrets": np.zeros(2, bool),
+        "thresholds": (0.9, 0.1),
+        "epsilon": 0.1,
+        "delta": 0.1,
+        **how,
+    }
+    scores, regrets, thresholds = (
+        whole.pop(name) for name in ("scores", "regrets", "thresholds")
+    )
+    with pytest.raises(ConfigError, match=message):
+        certify_threshold(scores, regrets, thresholds, **whole)
+
+
+@pytest.mark.parametrize("losses", [np.array([]), np.array([0.5, 1.2]), np.zeros((2, 2))])
+def test_losses_that_are_none_are_refused(losses):
+    with pytest.raises(ConfigError):
+        betting_p_value(losses, 0.05, 0.05)
+    with pytest.raises(ConfigError):
+        certify_policy(losses[None] if losses.ndim < 2 else losses[0], epsilon=0.1, delta=0.1)
+
+
+def test_no_number_of_units_certifies_a_regret_of_epsilon():
+    with pytest.raises(ConfigError, match="cannot be certified at epsilon 0.01"):
+        units_needed(0.01, 0.05, regret=0.01)
+    with pytest.raises(ConfigError, match="rate 0, alpha"):
+        Monitor(0.0)
