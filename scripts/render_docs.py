@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def cli_reference() -> str:
         "130 interrupted.",
     ]
     group: Any = typer.main.get_command(app)
-    for name, command in sorted(group.commands.items()):
+    for name, command in _commands(group):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option"]
         shown = [a.name.upper() if a.required else f"[{a.name.upper()}]" for a in arguments]
@@ -87,6 +88,14 @@ def main() -> int:
         print(f"not current: {', '.join(stale)}; run: make docs", file=sys.stderr)
         return 1
     return 0
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name; a group that has options of its own is one too."""
+    for name, command in sorted(group.commands.items()):
+        yield f"{prefix}{name}", command
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
 
 
 def _paragraphs(text: str | None) -> str:

@@ -22,22 +22,7 @@ class JsonLines:
 
     def show(self, prediction: Prediction) -> None:
         """Print a line."""
-        times = prediction.capture_time_s
-        row = {
-            "label": prediction.label,
-            "confidence": round(prediction.confidence, 6),
-            "tier": prediction.tier,
-            "reason": prediction.reason,
-            "mode": prediction.mode,
-            "capture_time_s": {
-                name: round(times[name], 6) if name in times else None for name in self._names
-            },
-            "decision_time_s": round(prediction.decision_time_s, 6),
-            "latency_ms": round(prediction.latency_ms, 3),
-            "age_ms": round(prediction.age_ms, 3),
-            "truth": prediction.truth,
-        }
-        typer.echo(json.dumps(row))
+        typer.echo(json.dumps(as_row(prediction, self._names)))
 
     def show_fault(self, fault: Fault) -> None:
         """Say it on stderr."""
@@ -46,6 +31,25 @@ class JsonLines:
     def close(self, summary: Dict[str, Any]) -> None:
         """Print the summary."""
         typer.echo(json.dumps({"summary": summary}))
+
+
+def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
+    """A decision for JSON; the capture time of each of ``names``, null where it was masked."""
+    times = prediction.capture_time_s
+    return {
+        "label": prediction.label,
+        "confidence": round(prediction.confidence, 6),
+        "tier": prediction.tier,
+        "reason": prediction.reason,
+        "mode": prediction.mode,
+        "capture_time_s": {
+            name: round(times[name], 6) if name in times else None for name in names
+        },
+        "decision_time_s": round(prediction.decision_time_s, 6),
+        "latency_ms": round(prediction.latency_ms, 3),
+        "age_ms": round(prediction.age_ms, 3),
+        "truth": prediction.truth,
+    }
 
 
 class Words:

@@ -21,6 +21,7 @@ from mla_edge.errors import (
 )
 
 if TYPE_CHECKING:
+    from mla_edge.bundle import Bundle
     from mla_edge.runtime.model import FusedModel
     from mla_edge.runtime.sense import Fault
 
@@ -89,8 +90,8 @@ def run(
         )
     with Interrupts() as interrupts, ExitStack() as stack:
         model = stack.enter_context(_load(bundle, engine, threads))
-        sources = _open_sources(
-            stack, model, {"image": camera, "audio": mic}, as_fast_as_possible
+        sources = open_sources(
+            stack, model.bundle, {"image": camera, "audio": mic}, as_fast_as_possible
         )
         options = {
             "rate_hz": rate,
@@ -153,28 +154,34 @@ def _run(
         )
 
 
-def _load(bundle: Optional[Path], engine: str, threads: Optional[int]) -> "FusedModel":
-    import mla_edge
+def choose_bundle(bundle: Optional[Path]) -> Path:
+    """The bundle that was given, or the newest that fits this machine, which is told."""
     from mla_edge.runtime.selection import select_bundle
 
-    if bundle is None:
-        chosen = select_bundle(Path())
-        bundle = chosen.folder
-        typer.echo(f"bundle {bundle}, made {chosen.created}", err=True)
-    model = mla_edge.load(bundle, engine=engine, threads=threads)
+    if bundle is not None:
+        return bundle
+    chosen = select_bundle(Path())
+    typer.echo(f"bundle {chosen.folder}, made {chosen.created}", err=True)
+    return chosen.folder
+
+
+def _load(bundle: Optional[Path], engine: str, threads: Optional[int]) -> "FusedModel":
+    import mla_edge
+
+    model = mla_edge.load(choose_bundle(bundle), engine=engine, threads=threads)
     if model.note:
         typer.echo(model.note, err=True)
     return model
 
 
-def _open_sources(
-    stack: ExitStack, model: "FusedModel", wanted: Dict[str, str], as_fast_as_possible: bool
+def open_sources(
+    stack: ExitStack, bundle: "Bundle", wanted: Dict[str, str], as_fast_as_possible: bool
 ) -> Dict[str, Any]:
     """Open what is wanted and what the bundle has an input for, by kind of input."""
     import mla_edge
 
     options = {"image": "--camera", "audio": "--mic"}
-    specs = {spec.kind: spec for spec in reversed(model.bundle.inputs)}
+    specs = {spec.kind: spec for spec in reversed(bundle.inputs)}
     opened: Dict[str, Any] = {}
     for kind, source in wanted.items():
         if source == NO_SOURCE:
@@ -202,7 +209,7 @@ def _open_sources(
             raise
     if not opened:
         raise ConfigError(
-            f"{model.bundle.name} takes {', '.join(specs)}, and no source of that was given",
+            f"{bundle.name} takes {', '.join(specs)}, and no source of that was given",
             hint="leave the `none` away",
         )
     return opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Mapping
 
@@ -26,6 +27,19 @@ from mla_edge.signals import PRESENT, Prediction, Sample, Tensors, Tier
 
 Clock = Callable[[], float]
 Preprocess = Callable[[Sample], Tensors]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is made of, before it is."""
+
+    engines: Mapping[str, Engine]  # by tier
+    router: Router
+    preprocess: Preprocess
+
+
+Instrument = Callable[[Parts], Parts]
+"""Puts something around the parts, such as a stopwatch."""
 
 LOGITS = "logits"
 _MAX_THREADS_A_CORE = 4  # with far more, a run only switches between them
@@ -151,6 +165,17 @@ def load(
     BundleError names the file that is missing, changed, cut off or does not fit; EngineMismatch
     what an engine was built for. MissingDependency names the package to install.
     """
+    return open_model(folder, engine=engine, threads=threads)
+
+
+def open_model(
+    folder: str | os.PathLike[str],
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    instrument: Instrument | None = None,
+) -> FusedModel:
+    """As ``load``, with an ``instrument`` around the parts."""
     from mla_edge.preprocess import Preprocessor
 
     if threads is not None:
@@ -165,11 +190,14 @@ def load(
         raise BundleError(f"{folder}: {error}", hint=error.hint) from error
     opened = open_tiers(bundle, engine=engine, threads=threads)
     try:
+        parts = Parts(opened.engines, CascadeRouter(opened.policy), preprocess)
+        if instrument is not None:
+            parts = instrument(parts)
         return FusedModel(
             bundle,
-            opened.engines,
-            CascadeRouter(opened.policy),
-            preprocess,
+            parts.engines,
+            parts.router,
+            parts.preprocess,
             runs_on=opened.title,
             note=opened.note,
         )
