@@ -18,6 +18,7 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from mla_edge.bundle import ModePolicy, RouterPolicy
+from mla_edge.certify import binomial_cdf
 
 ALWAYS = 0.0  # keep the only tier's answer
 NEVER = 1.01  # always go on to the next tier
@@ -135,18 +136,6 @@ def choose_threshold(
 def samples_needed(max_loss: float) -> int:
     """The fewest samples that can allow a threshold at all: none of them spoiled."""
     return math.ceil(math.log(_DOUBT) / math.log(1.0 - max_loss))
-
-
-def binomial_cdf(successes: int, trials: int, chance: float) -> float:
-    """P(X ≤ successes) of a binomial distribution with 0 < ``chance`` < 1."""
-    # In logs: the coefficients of a thousand trials and more are larger than a float.
-    yes, no = math.log(chance), math.log1p(-chance)
-    whole = math.lgamma(trials + 1)
-    terms = (
-        whole - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * yes + (trials - k) * no
-        for k in range(successes + 1)
-    )
-    return min(1.0, math.fsum(math.exp(term) for term in terms))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

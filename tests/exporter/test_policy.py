@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from mla_edge.certify import binomial_cdf
 from mla_edge.exporter.policy import (
     ALWAYS,
     NEVER,
-    binomial_cdf,
     choose_mode,
     choose_threshold,
     confidence,
