@@ -203,6 +203,14 @@ def put_outside(bundle):
     path.symlink_to(outside)
 
 
+def loop(bundle):
+    """A graph that is a link to a link to it."""
+    path = bundle.folder / "graphs" / "full.onnx"
+    path.unlink()
+    path.symlink_to("again.onnx")
+    path.with_name("again.onnx").symlink_to("full.onnx")
+
+
 BROKEN = {
     "labels that were swapped": (
         manifest_with(sealed_again=False, change=lambda m: m["labels"].reverse()),
@@ -276,6 +284,7 @@ BROKEN = {
     "a file above the folder": (put("files", "../x", value="0"), "'../x' leaves the bundle"),
     "a file by its whole path": (put("files", "/etc/x", value="0"), "leaves the bundle"),
     "a link out of the folder": (put_outside, "'graphs/full.onnx' leaves the bundle"),
+    "a link that loops": (loop, "full.onnx"),
     "a tier in another folder": (
         put("tiers", 0, "name", value="a/b"),
         "tier 'a/b' leaves the bundle",
@@ -287,7 +296,15 @@ BROKEN = {
     "a file that was cut off": (edit(FILE, lambda b: b[:100]), "golden.npz: sha256"),
     "a file that is missing": (remove("graphs/lite.cpu.onnx"), "lite.cpu.onnx: No such file"),
     "a manifest that was cut off": (edit("bundle.json", lambda b: b[:99]), "cannot be read"),
+    "a manifest nested too deeply": (
+        edit("bundle.json", lambda b: b"[" * 200_000),
+        "bundle.json: cannot be read",
+    ),
     "no manifest": (remove("bundle.json"), "not a bundle"),
+    "a manifest of another program": (
+        edit("bundle.json", lambda b: b'{"format": 99, "name": "x"}'),
+        "bundle.json: format 99, this version reads format 1",
+    ),
     "a graph that is none": (
         resealed(edit("graphs/full.onnx", lambda b: b"no graph")),
         "full.onnx: ONNX Runtime cannot load it",
@@ -327,6 +344,26 @@ def test_a_broken_bundle_exits_with_5_and_names_the_file(bundle, how, form):
     assert len(result.stderr.splitlines()) == 2, "a message and a hint"
     if form:
         assert json.loads(result.stdout)["ok"] is False
+
+
+FOREIGN = {
+    "of a later version": '{"format": 99, "name": "x"}',
+    "of another program": '{"name": "x", "models": []}',
+    "nested too deeply": "[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+@pytest.mark.parametrize(
+    "words", [["verify"], ["inspect"], ["run", "--camera", "sim://digits", "--bundle"]]
+)
+def test_a_foreign_bundle_is_refused_by_every_command(bundle, what, words):
+    (bundle.folder / "bundle.json").write_text(FOREIGN[what])
+    result = run(*words, bundle.folder)
+    assert result.exit_code == 5
+    assert "bundle.json: " in result.stderr
+    assert "export it again" in result.stderr
+    assert "Traceback" not in result.output
 
 
 def test_golden_samples_of_another_network_are_refused(bundle):
@@ -443,6 +480,7 @@ def test_inspect_in_json(bundle):
     ("text", "message"),
     [
         ("{", "cannot be read"),
+        pytest.param("[" * 200_000, "cannot be read", id="nested too deeply"),
         ("[]", "is not a report"),
         ('{"a": 1}', "is not a report of this"),
     ],

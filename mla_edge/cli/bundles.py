@@ -88,7 +88,7 @@ def _report(bundle: Bundle) -> Dict[str, Any]:
     path = bundle.folder / _REPORT
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{path}: cannot be read: {error}", hint="export the bundle again"
         ) from error
