@@ -144,7 +144,8 @@ def test_a_graph_that_answers_differently_is_named(bundle):
     assert "WRONG full (cpu)" in result.stdout
     assert "full (tensorrt), full (cpu) does not answer as it did" in result.stderr
     shown = json.loads(run("verify", bundle.folder, "--json").stdout)
-    assert shown["ok"] is False
+    assert (shown["ok"], shown["exit_code"]) == (False, 5)
+    assert "does not answer as it did" in shown["problem"]
     assert {c["tier"] for c in shown["checks"] if not c["ok"]} == {"full"}
 
 
@@ -343,7 +344,10 @@ def test_a_broken_bundle_exits_with_5_and_names_the_file(bundle, how, form):
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 2, "a message and a hint"
     if form:
-        assert json.loads(result.stdout)["ok"] is False
+        shown = json.loads(result.stdout)
+        assert (shown["ok"], shown["exit_code"]) == (False, 5)
+        assert message in shown["problem"]
+        assert shown["fix"]
 
 
 FOREIGN = {
