@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save_model
 from typer.testing import CliRunner
 
+import mla_edge
 from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy, _seal, sha256_of
 from mla_edge.cli import app
 from mla_edge.engines.verification import measure, verify
-from mla_edge.errors import BundleError
+from mla_edge.errors import BundleError, MissingDependency
 from mla_edge.golden import FILE, Golden, compare, read_golden, write_golden
 from mla_edge.signals import InputSpec, Tier
 
@@ -368,6 +370,26 @@ def test_a_foreign_bundle_is_refused_by_every_command(bundle, what, words):
     assert "bundle.json: " in result.stderr
     assert "export it again" in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("package", "fix"),
+    [("cv2", "pip install opencv-python-headless"), ("soxr", "pip install soxr")],
+)
+@pytest.mark.parametrize(
+    "words", [["verify"], ["run", "--camera", "sim://digits", "--mic", "none", "--bundle"]]
+)
+def test_a_package_that_preprocessing_lacks_is_named(bundle, monkeypatch, package, fix, words):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "mla_edge.preprocess", raising=False)
+    result = run(*words, bundle.folder)
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-1] == f"  {fix}"
+    assert "cannot be loaded" in result.stderr
+    assert "Traceback" not in result.output
+    with pytest.raises(MissingDependency) as caught:
+        mla_edge.load(bundle.folder)
+    assert caught.value.hint == fix
 
 
 def test_golden_samples_of_another_network_are_refused(bundle):
