@@ -75,19 +75,20 @@ class Bundle:
         again = f"export it again: mla-edge export … --out {Path(folder).parent}"
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
+            seal = _seal(manifest) if isinstance(manifest, dict) else ""
         except FileNotFoundError as error:
             raise BundleError(
                 f"{folder}: not a bundle (no {MANIFEST})",
                 hint="give the folder that `mla-edge export` wrote",
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
             raise BundleError(f"{path}: cannot be read: {error}", hint=again) from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
             raise BundleError(
                 f"{path}: format {found!r}, this version reads format {FORMAT}", hint=again
             )
-        if manifest.get(SEAL) != _seal(manifest):
+        if manifest.get(SEAL) != seal:
             raise BundleError(
                 f"{path}: was changed since it was exported ({SEAL} does not match)", hint=again
             )
@@ -237,9 +238,12 @@ def _seal(manifest: Mapping[str, Any]) -> str:
 
 def _inside(name: str, manifest: Path) -> str:
     """``name`` if it stays inside the bundle; a manifest must not reach out of its folder."""
+    never = "do not use this bundle"
     folder = manifest.parent.resolve()
-    if folder not in (folder / name).resolve().parents:
-        raise BundleError(
-            f"{manifest}: {name!r} leaves the bundle", hint="do not use this bundle"
-        )
+    try:
+        leads_to = (folder / name).resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: up to Python 3.12, of a loop
+        raise BundleError(f"{manifest}: {name!r} leads nowhere: {error}", hint=never) from error
+    if folder not in leads_to.parents:
+        raise BundleError(f"{manifest}: {name!r} leaves the bundle", hint=never)
     return name

@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MlaEdgeError(Exception):
     """Base of them all; ``hint`` says what to do next."""
@@ -22,9 +24,13 @@ class MlaEdgeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        """Keep ``message`` and ``hint`` apart, for the CLI to lay out."""
+        """Keep ``message`` and ``hint`` apart, for the CLI to lay out.
+
+        What else a program may want to know goes into ``details``, as JSON has it.
+        """
         super().__init__(message)
         self.hint = hint
+        self.details: dict[str, Any] = {}
 
 
 class ConfigError(MlaEdgeError):
@@ -54,6 +60,8 @@ class AccuracyGateError(ExportError):
         """``report`` is the path of the JSON report of the refused export."""
         super().__init__(message, hint=hint)
         self.report = report
+        if report:
+            self.details["report"] = report
 
 
 class BundleError(MlaEdgeError):

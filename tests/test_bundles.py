@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save_model
 from typer.testing import CliRunner
 
+import mla_edge
 from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy, _seal, sha256_of
 from mla_edge.cli import app
 from mla_edge.engines.verification import measure, verify
-from mla_edge.errors import BundleError
+from mla_edge.errors import BundleError, MissingDependency
 from mla_edge.golden import FILE, Golden, compare, read_golden, write_golden
 from mla_edge.signals import InputSpec, Tier
 
@@ -144,7 +146,8 @@ def test_a_graph_that_answers_differently_is_named(bundle):
     assert "WRONG full (cpu)" in result.stdout
     assert "full (tensorrt), full (cpu) does not answer as it did" in result.stderr
     shown = json.loads(run("verify", bundle.folder, "--json").stdout)
-    assert shown["ok"] is False
+    assert (shown["ok"], shown["exit_code"]) == (False, 5)
+    assert "does not answer as it did" in shown["problem"]
     assert {c["tier"] for c in shown["checks"] if not c["ok"]} == {"full"}
 
 
@@ -201,6 +204,14 @@ def put_outside(bundle):
     outside = bundle.folder.parent / "outside.onnx"
     path.rename(outside)
     path.symlink_to(outside)
+
+
+def loop(bundle):
+    """A graph that is a link to a link to it."""
+    path = bundle.folder / "graphs" / "full.onnx"
+    path.unlink()
+    path.symlink_to("again.onnx")
+    path.with_name("again.onnx").symlink_to("full.onnx")
 
 
 BROKEN = {
@@ -276,6 +287,7 @@ BROKEN = {
     "a file above the folder": (put("files", "../x", value="0"), "'../x' leaves the bundle"),
     "a file by its whole path": (put("files", "/etc/x", value="0"), "leaves the bundle"),
     "a link out of the folder": (put_outside, "'graphs/full.onnx' leaves the bundle"),
+    "a link that loops": (loop, "full.onnx"),
     "a tier in another folder": (
         put("tiers", 0, "name", value="a/b"),
         "tier 'a/b' leaves the bundle",
@@ -287,7 +299,15 @@ BROKEN = {
     "a file that was cut off": (edit(FILE, lambda b: b[:100]), "golden.npz: sha256"),
     "a file that is missing": (remove("graphs/lite.cpu.onnx"), "lite.cpu.onnx: No such file"),
     "a manifest that was cut off": (edit("bundle.json", lambda b: b[:99]), "cannot be read"),
+    "a manifest nested too deeply": (
+        edit("bundle.json", lambda b: b"[" * 200_000),
+        "bundle.json: cannot be read",
+    ),
     "no manifest": (remove("bundle.json"), "not a bundle"),
+    "a manifest of another program": (
+        edit("bundle.json", lambda b: b'{"format": 99, "name": "x"}'),
+        "bundle.json: format 99, this version reads format 1",
+    ),
     "a graph that is none": (
         resealed(edit("graphs/full.onnx", lambda b: b"no graph")),
         "full.onnx: ONNX Runtime cannot load it",
@@ -326,7 +346,50 @@ def test_a_broken_bundle_exits_with_5_and_names_the_file(bundle, how, form):
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 2, "a message and a hint"
     if form:
-        assert json.loads(result.stdout)["ok"] is False
+        shown = json.loads(result.stdout)
+        assert (shown["ok"], shown["exit_code"]) == (False, 5)
+        assert message in shown["problem"]
+        assert shown["fix"]
+
+
+FOREIGN = {
+    "of a later version": '{"format": 99, "name": "x"}',
+    "of another program": '{"name": "x", "models": []}',
+    "nested too deeply": "[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+@pytest.mark.parametrize(
+    "words", [["verify"], ["inspect"], ["run", "--camera", "sim://digits", "--bundle"]]
+)
+def test_a_foreign_bundle_is_refused_by_every_command(bundle, what, words):
+    (bundle.folder / "bundle.json").write_text(FOREIGN[what])
+    result = run(*words, bundle.folder)
+    assert result.exit_code == 5
+    assert "bundle.json: " in result.stderr
+    assert "export it again" in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("package", "fix"),
+    [("cv2", "pip install opencv-python-headless"), ("soxr", "pip install soxr")],
+)
+@pytest.mark.parametrize(
+    "words", [["verify"], ["run", "--camera", "sim://digits", "--mic", "none", "--bundle"]]
+)
+def test_a_package_that_preprocessing_lacks_is_named(bundle, monkeypatch, package, fix, words):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "mla_edge.preprocess", raising=False)
+    result = run(*words, bundle.folder)
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-1] == f"  {fix}"
+    assert "cannot be loaded" in result.stderr
+    assert "Traceback" not in result.output
+    with pytest.raises(MissingDependency) as caught:
+        mla_edge.load(bundle.folder)
+    assert caught.value.hint == fix
 
 
 def test_golden_samples_of_another_network_are_refused(bundle):
@@ -443,6 +506,7 @@ def test_inspect_in_json(bundle):
     ("text", "message"),
     [
         ("{", "cannot be read"),
+        pytest.param("[" * 200_000, "cannot be read", id="nested too deeply"),
         ("[]", "is not a report"),
         ('{"a": 1}', "is not a report of this"),
     ],

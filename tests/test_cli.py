@@ -11,26 +11,27 @@ from typer.testing import CliRunner
 
 import mla_edge
 from mla_edge import errors
-from mla_edge.cli import Commands, app
+from mla_edge.cli import app
+from mla_edge.cli.failures import Command
 
 
 def invoke(*words):
     return CliRunner().invoke(app, list(words))
 
 
-def raising(error):
+def raising(error, *words):
     """A command line whose one command fails with ``error``."""
-    failing = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
+    failing = typer.Typer(pretty_exceptions_enable=False)
 
-    @failing.command()
-    def fail():
+    @failing.command(cls=Command)
+    def fail(as_json: bool = typer.Option(False, "--json")):
         raise error
 
     @failing.command()
     def other():
         """A second command, so that the first has a name."""
 
-    return CliRunner().invoke(failing, ["fail"])
+    return CliRunner().invoke(failing, ["fail", *words])
 
 
 def test_version():
@@ -70,6 +71,57 @@ def test_our_errors_are_a_message_a_hint_and_a_code(error, code):
     result = raising(error)
     assert result.exit_code == code
     assert result.output == "mla-edge: it broke\n  mend it\n"
+
+    told = raising(error, "--json")
+    assert (told.exit_code, told.stderr) == (code, "mla-edge: it broke\n  mend it\n")
+    shown = {"ok": False, "problem": "it broke", "fix": "mend it", "exit_code": code}
+    assert told.stdout == "" if code == 4 else json.loads(told.stdout) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(OSError(errno.ENOSPC, "full", "some/file"), 3), (KeyboardInterrupt(), 130)],
+)
+def test_in_json_other_errors_are_one_object_too(error, code):
+    told = raising(error, "--json")
+    shown = json.loads(told.stdout)
+    assert told.exit_code == shown["exit_code"] == code
+    assert shown["ok"] is False
+    assert f"mla-edge: {shown['problem']}" in told.stderr
+
+
+def test_the_object_has_what_else_is_known():
+    error = errors.AccuracyGateError("it broke", report="out/failed-report.json")
+    assert json.loads(raising(error, "--json").stdout)["report"] == "out/failed-report.json"
+    error = errors.BundleError("it broke")
+    error.details["checks"] = [1, 2]
+    assert json.loads(raising(error, "--json").stdout)["checks"] == [1, 2]
+    assert raising(error).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["export", "--profile", "agx-xaver"], 2),
+        (["export", "none.py:make", "--profile", "host"], 2),
+        (["build", "no/such/bundle"], 5),
+        (["verify", "no/such/bundle"], 5),
+        (["inspect", "no/such/bundle"], 5),
+        (["run", "--bundle", "no/such/bundle"], 5),
+        (["run", "--camera", "none", "--mic", "none"], 2),
+        (["profiles", "agx-orn"], 2),
+    ],
+)
+def test_every_command_tells_of_its_error_in_json(tmp_path, monkeypatch, words, code):
+    monkeypatch.chdir(tmp_path)
+    told = invoke(*words, "--json")
+    shown = json.loads(told.stdout)
+    assert told.exit_code == shown["exit_code"]
+    assert told.exit_code in (code, 3)  # 3: a package that the command needs is not there
+    assert list(shown) == ["ok", "problem", "fix", "exit_code"]
+    assert shown["ok"] is False
+    assert told.stderr.endswith(f"mla-edge: {shown['problem']}\n  {shown['fix']}\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_without_a_hint_is_one_line():

@@ -196,3 +196,6 @@ def test_the_command_exits_with_3_where_run_cannot_work(monkeypatch, form):
     assert result.exit_code == 3
     assert "pip install soxr" in result.stdout
     assert "mla-edge: `mla-edge run` cannot work here yet" in result.output
+    if form:
+        shown = json.loads(result.stdout)
+        assert (shown["ok"], shown["exit_code"], shown["can_run"]) == (False, 3, False)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -53,3 +54,24 @@ def test_it_counts_also_where_a_shell_made_the_process_deaf_to_it():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("package", ["typer", "numpy"])
+@pytest.mark.parametrize(
+    "command", [["-m", "mla_edge"], ["-c", "from mla_edge.__main__ import main; main()"]]
+)
+def test_one_that_comes_while_the_command_is_imported_leaves_no_trace(
+    tmp_path, package, command
+):
+    (tmp_path / f"{package}.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(10)\n"
+    )
+    paths = [str(tmp_path), os.getcwd(), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, *command, "--version"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "mla-edge: interrupted\n")

@@ -46,6 +46,8 @@ def test_the_opset_follows_tensorrt(profile):
         assert "JetPack 4" in profile.unsupported_reason
     elif profile.tensorrt == "8.5":
         assert profile.opset == 16
+    elif profile.name == "rtx":
+        assert profile.opset == 19  # FP16 beside INT8
     else:
         assert profile.opset == 17
 

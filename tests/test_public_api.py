@@ -17,6 +17,11 @@ def test_every_public_name_is_there_once_and_in_order():
         assert hasattr(mla_edge, name), name
 
 
+def test_what_is_no_public_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="module 'mla_edge' has no attribute 'start'"):
+        mla_edge.start  # noqa: B018 - looking it up is what is tested
+
+
 @pytest.mark.parametrize("name", mla_edge.__all__)
 def test_every_public_name_is_explained(name):
     assert inspect.getdoc(getattr(mla_edge, name))

@@ -37,25 +37,20 @@ def verify(bundle: Folder, as_json: AsJson = False) -> None:
     from mla_edge.engines.verification import verify_engines
 
     engines = ""
-    try:
-        opened = Bundle.read(bundle)
-        checks = prove(opened)
-        if machines(opened):
-            found, engines = verify_engines(opened)
-            checks += found
-        mla_edge.load(bundle).close()  # what is proven must also run
-    except BundleError as error:
-        if as_json:
-            typer.echo(json.dumps({"ok": False, "problem": str(error), "checks": []}))
-        raise
+    opened = Bundle.read(bundle)
+    checks = prove(opened)
+    if machines(opened):
+        found, engines = verify_engines(opened)
+        checks += found
+    mla_edge.load(bundle).close()  # what is proven must also run
     wrong = [check for check in checks if not check.ok]
-    if as_json:
-        rows = [{**asdict(check), "ok": check.ok} for check in checks]
-        shown: Dict[str, Any] = {"ok": not wrong, "problem": None, "checks": rows}
-        if engines:
-            shown["engines_not_checked"] = engines
-        typer.echo(json.dumps(shown, indent=2))
-    else:
+    shown: Dict[str, Any] = {
+        "checks": [{**asdict(check), "ok": check.ok} for check in checks],
+        **({"engines_not_checked": engines} if engines else {}),
+    }
+    if as_json and not wrong:
+        typer.echo(json.dumps({"ok": True, "problem": None, **shown}, indent=2))
+    elif not as_json:
         typer.echo(f"{opened.name}: {len(opened.files)} files match their sha256")
         for check in checks:
             typer.echo(
@@ -67,10 +62,12 @@ def verify(bundle: Folder, as_json: AsJson = False) -> None:
             typer.echo(f"  engines are not checked here: {engines}")
     if wrong:
         names = ", ".join(f"{check.tier} ({check.form})" for check in wrong)
-        raise BundleError(
+        problem = BundleError(
             f"{bundle}: {names} does not answer as it did when it was exported",
             hint="do not use this bundle here; export it again and verify the new one",
         )
+        problem.details.update(shown)
+        raise problem
 
 
 def _size(path: Path) -> int:
@@ -88,7 +85,7 @@ def _report(bundle: Bundle) -> Dict[str, Any]:
     path = bundle.folder / _REPORT
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{path}: cannot be read: {error}", hint="export the bundle again"
         ) from error

@@ -3,10 +3,11 @@
 import json
 import sys
 import time
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import typer
 
+from mla_edge.errors import MlaEdgeError
 from mla_edge.runtime.sense import BACK, Fault
 from mla_edge.signals import InputSpec, Prediction
 
@@ -28,9 +29,12 @@ class JsonLines:
         """Say it on stderr."""
         typer.echo(in_words(fault), err=True)
 
-    def close(self, summary: Dict[str, Any]) -> None:
-        """Print the summary."""
-        typer.echo(json.dumps({"summary": summary}))
+    def close(self, summary: Dict[str, Any], failure: Optional[MlaEdgeError]) -> None:
+        """Print the summary; after a failure it is a part of the object that tells of that."""
+        if failure is None:
+            typer.echo(json.dumps({"summary": summary}))
+        else:
+            failure.details["summary"] = summary
 
 
 def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
@@ -75,7 +79,7 @@ class Words:
         self._end_live_line()
         typer.echo(in_words(fault), err=True)
 
-    def close(self, summary: Dict[str, Any]) -> None:
+    def close(self, summary: Dict[str, Any], failure: Optional[MlaEdgeError]) -> None:
         """Print the closing table."""
         self._end_live_line()
         typer.echo("\n".join(f"{name:<12}{text}" for name, text in _table(summary)))

@@ -58,7 +58,7 @@ def export(
 ) -> None:
     """Prune, quantize and prove a network for a device, and write a bundle."""
     from mla_edge._content import names
-    from mla_edge.errors import AccuracyGateError, ConfigError
+    from mla_edge.errors import ConfigError
 
     if not profile:
         raise ConfigError(
@@ -86,13 +86,7 @@ def export(
         _tell_plan(pipeline.describe_plan(request), as_json)
         return
     with Interrupts() as interrupts, show_progress(interrupts) as on_step:
-        try:
-            result = pipeline.export(request, on_step)
-        except AccuracyGateError as error:
-            if as_json:
-                refused = {"ok": False, "report": error.report, "problem": str(error)}
-                typer.echo(json.dumps(refused))
-            raise
+        result = pipeline.export(request, on_step)
     shown = _summary(result)
     typer.echo(json.dumps(shown) if as_json else _words(result, shown, request))
 
@@ -139,8 +133,12 @@ def _without_nodes(plan: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
 
 def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportRequest") -> str:
     """What a person is told."""
+    from mla_edge.exporter.publishing import UNREADABLE
+
     how = "reused, nothing it was made from has changed" if result.reused else "written"
-    if result.replaced:
+    if result.replaced == UNREADABLE:
+        how = "replaced a bundle that could not be read"
+    elif result.replaced:
         how = f"replaced the bundle of {result.replaced}"
     lines = [f"{shown['bundle']}: {how} ({shown['seconds']:.0f} s)"]
     routing = shown["routing"]

@@ -49,21 +49,24 @@ def doctor(
     Exits with 3 if `run` lacks something it needs, otherwise with 0.
     """
     diagnosis = diagnose(root)
-    if as_json:
-        shown = {"can_run": diagnosis.can_run, **asdict(diagnosis)}
+    shown = {"can_run": diagnosis.can_run, **asdict(diagnosis)}
+    lacking = diagnosis.can_run is False
+    if as_json and not lacking:
         typer.echo(json.dumps(shown, indent=2))
-    else:
+    elif not as_json:
         for finding in diagnosis.findings:
             purpose = f" (for {finding.needed_for})" if finding.needed_for else ""
             mark = _MARKS[finding.status]
             typer.echo(f"{mark} {finding.name}{purpose}: {finding.detail}")
             if finding.status != OK and finding.fix:
                 typer.echo(f"     {finding.fix}")
-    if diagnosis.can_run is False:
-        raise MissingDependency(
+    if lacking:
+        problem = MissingDependency(
             "`mla-edge run` cannot work here yet",
             hint="run the commands above, then `mla-edge doctor` again",
         )
+        problem.details.update(shown)
+        raise problem
 
 
 def _describe(profile: DeviceProfile) -> "list[str]":

@@ -11,6 +11,7 @@ import typer
 from typing_extensions import Annotated
 
 from mla_edge.cli.decisions import JsonLines, Words
+from mla_edge.cli.failures import INTERRUPTED
 from mla_edge.cli.interrupts import Interrupts
 from mla_edge.errors import (
     CaptureError,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from mla_edge.runtime.sense import Fault
 
 NO_SOURCE = "none"
-INTERRUPTED = 130
 
 
 def run(
@@ -126,7 +126,8 @@ def _run(
             output.show_fault(fault)
         reasons[fault.modality] = fault.why
 
-    ended_by: Optional[BaseException] = None
+    failure: Optional[MlaEdgeError] = None
+    interrupted = False
     start_s = time.monotonic()
     predictions = mla_edge.run(
         model, sources.get("image"), sources.get("audio"), on_fault=on_fault, **options
@@ -137,21 +138,23 @@ def _run(
                 with interrupts.held():
                     summary.add(prediction)
                     output.show(prediction)
-    except (KeyboardInterrupt, InferenceError, CaptureError) as error:
-        ended_by = error  # what was measured until then counts all the same
+    except KeyboardInterrupt:
+        interrupted = True
+    except (InferenceError, CaptureError) as error:
+        failure = error  # what was measured until then counts all the same
     seconds = time.monotonic() - start_s
-    drops = {kind: source.drops for kind, source in sources.items()}
-    output.close(summary.to_dict(seconds=seconds, drops=drops))
-    if isinstance(ended_by, MlaEdgeError):
-        raise ended_by
-    if ended_by is not None:
-        raise typer.Exit(INTERRUPTED)
-    if not summary.decisions:
+    if not (summary.decisions or failure or interrupted):
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise CaptureError(
+        failure = CaptureError(
             f"no decision was made, for no source gave anything ({why or 'the run was short'})",
             hint="look at the devices: mla-edge doctor",
         )
+    drops = {kind: source.drops for kind, source in sources.items()}
+    output.close(summary.to_dict(seconds=seconds, drops=drops), failure)
+    if failure is not None:
+        raise failure
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 def choose_bundle(bundle: Optional[Path]) -> Path:

@@ -16,9 +16,10 @@ from mla_edge.errors import BundleError, ConfigError, ExportError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
-_UNREADABLE = "unreadable"  # in place of the date of a bundle that is damaged
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # renameat2(2)
+UNREADABLE = "unreadable"
+"""In place of the date of a bundle that is damaged."""
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def created_at(target: Path) -> str | None:
     try:
         return Bundle.read(target).created
     except BundleError:
-        return _UNREADABLE
+        return UNREADABLE
 
 
 def _is_under(folder: Path, where: object) -> bool:
@@ -155,7 +156,7 @@ def _is_under(folder: Path, where: object) -> bool:
 
 
 def _dated(target: Path) -> Path:
-    created = created_at(target) or _UNREADABLE
+    created = created_at(target) or UNREADABLE
     name = f"{target.name}-{created.replace(':', '').replace('+0000', 'Z')}"
     free = target.with_name(name)
     copy = 2

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from mla_edge.bundle import Bundle
 from mla_edge.cli import app
+from mla_edge.errors import AccuracyGateError
+from mla_edge.exporter import building
 
 ALARMS = f"{Path(__file__).parents[2] / 'examples' / 'your_network' / 'alarms.py'}:make_network"
 
@@ -74,6 +76,9 @@ def test_a_person_is_told_in_words(export):
     created = Bundle.read("bundles/alarms-host").created
     other = export(ALARMS, "--profile", "host", "--max-drop", "0.7")
     assert f"bundles/alarms-host: replaced the bundle of {created}" in other.stdout
+    Path("bundles/alarms-host/bundle.json").write_text("{")
+    mended = export(ALARMS, "--profile", "host", "--max-drop", "0.7")
+    assert "bundles/alarms-host: replaced a bundle that could not be read" in mended.stdout
     kept = export(ALARMS, "--profile", "host", "--keep", "--max-drop", "0.5")
     assert "bundles/alarms-host: written" in kept.stdout
     assert "the bundle that was there is now bundles/alarms-host-20" in kept.stdout
@@ -104,9 +109,21 @@ def test_a_lost_gate_exits_with_4(export, tmp_path):
     done = export(ALARMS, "--profile", "host", "--recipe", "hard.toml", "--json")
     assert done.exit_code == 4
     shown = json.loads(done.stdout)
-    assert shown["ok"] is False
+    assert (shown["ok"], shown["exit_code"]) == (False, 4)
     assert "points of accuracy" in shown["problem"]
+    assert shown["report"] in shown["fix"]
     assert not json.loads((tmp_path / shown["report"]).read_text())["gate"]["passed"]
+
+
+def test_the_gate_of_build_is_one_object_too(export, monkeypatch):
+    def refuse(*_):
+        raise AccuracyGateError("the engine gives other answers", hint="export again")
+
+    monkeypatch.setattr(building, "build", refuse)
+    done = CliRunner().invoke(app, ["build", "bundles/any", "--json"])
+    assert done.exit_code == 4
+    shown = json.loads(done.stdout)
+    assert (shown["ok"], shown["problem"]) == (False, "the engine gives other answers")
 
 
 def test_a_recipe_for_a_tier_that_is_not_there_exits_with_2(export, tmp_path):

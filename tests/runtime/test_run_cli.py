@@ -231,7 +231,9 @@ def test_sources_that_never_give_are_an_error(here, monkeypatch):
     assert result.exit_code == 6
     assert "no decision was made" in result.stderr
     assert "image: the cable is out" in result.stderr
-    assert lines(result.stdout)[-1]["summary"]["decisions"] == 0
+    (last,) = lines(result.stdout)
+    assert last["summary"]["decisions"] == 0
+    assert (last["ok"], last["exit_code"]) == (False, 6)
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -252,6 +254,8 @@ def test_an_engine_that_fails_on_the_way_ends_with_the_summary(here, monkeypatch
     if form:
         *decisions, last = lines(result.stdout)
         assert 0 < last["summary"]["decisions"] == len(decisions)
+        assert last["problem"] == "lite: out of memory"
+        assert (last["ok"], last["exit_code"]) == (False, 1)
     else:
         assert "\ndecisions " in result.stdout
 

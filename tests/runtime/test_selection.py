@@ -52,9 +52,12 @@ def test_one_that_is_being_written_is_left_out(here, computer):
     assert select_bundle(here, root=computer).folder == here / "bundles" / "new-host"
 
 
-def test_one_that_cannot_be_read_is_passed_over(here, computer):
+@pytest.mark.parametrize(
+    "break_it", [lambda text: text[:40], lambda text: "[" * 200_000], ids=["cut off", "nested"]
+)
+def test_one_that_cannot_be_read_is_passed_over(here, computer, break_it):
     manifest = here / "bundles" / "new-host" / "bundle.json"
-    manifest.write_text(manifest.read_text()[:40])
+    manifest.write_text(break_it(manifest.read_text()))
     assert select_bundle(here, root=computer).folder == here / "bundles" / "old-host"
 
 
