@@ -88,19 +88,27 @@ def _summary(result: "BuildResult") -> Dict[str, Any]:
 
 def _words(shown: Dict[str, Any]) -> List[str]:
     """What a person is told."""
+    from mla_edge.engines.inspection import Inspection
+
     how = "reused, they are for this machine" if shown["reused"] else "built"
     lines = [f"{shown['engines']}: {how} ({shown['seconds']:.0f} s), {shown['with']}"]
     proof = shown["proof"]
     for name, made in shown["tiers"].items():
         flags = f" {'+'.join(made['flags'])}" if made["flags"] else ""
         line = f"  {name}: {made['plan_bytes'] / 1e6:.2f} MB, {made['typing']}ly typed{flags}"
-        if name in proof["tiers"]:
-            found = proof["tiers"][name]
+        found = proof["tiers"].get(name)
+        if found is not None:
             line += f", {found['ms']:.2f} ms, {found['top1_agreement']:.1%} same answers"
         lines.append(line)
+        if found is not None:
+            lines.append(f"    {Inspection.from_json(found['inspection']).in_words}")
+        if found is not None and found["warning"]:
+            lines.append(f"    warning: {found['warning']}")
         lines += [f"    warning: {warning}" for warning in made["warnings"][:5]]
     if proof["status"] == "ok":
-        lines.append(f"  proven on {proof['samples']} golden samples; {proof['routing']}")
+        lines.append(f"  proven to answer alike on {proof['samples']} golden samples")
+        lines.append(f"  accuracy: {proof['accuracy']}")
+        lines.append(f"  routing: {proof['routing']}")
     else:
         lines.append(f"  NOT PROVEN: {proof['reason']}")
     return lines

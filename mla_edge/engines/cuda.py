@@ -45,13 +45,13 @@ class Buffer:
         self.host: np.ndarray = driver.pagelocked_empty(shape, np.dtype(dtype), mem_flags=flags)
         self._pinned: Any = self.host.base
         self._twin: Any = None
-        if not mapped:
-            try:
+        try:
+            if not mapped:
                 self._twin = driver.mem_alloc(self.host.nbytes)
-            except driver.Error:
-                self._pinned.free()
-                raise
-        seen: Any = self._pinned.get_device_pointer() if mapped else self._twin
+            seen: Any = self._pinned.get_device_pointer() if mapped else self._twin
+        except driver.Error:
+            self._pinned.free()
+            raise
         self.address = int(seen)
 
     def upload(self, stream: Any) -> None:
@@ -79,19 +79,23 @@ class Gpu:
 
     def __init__(self) -> None:
         """InferenceError where there is no GPU, or the driver does not answer."""
+        self._context: Any = None
+        self.stream: Any = None
         try:
             driver.init()
             device = driver.Device(0)
             self.facts = _facts(device)
             # The primary context is the one that TensorRT and other libraries use as well.
-            self._context: Any = device.retain_primary_context()
-            self._context.push()
+            context = device.retain_primary_context()
+            context.push()
+            self._context = context
+            self.stream = driver.Stream()
         except driver.Error as error:
+            self.close()
             raise InferenceError(
                 f"the GPU cannot be used: {error}", hint="mla-edge doctor, then nvidia-smi"
             ) from error
         self.thread = threading.get_ident()
-        self.stream: Any = driver.Stream()
         self._holders = 0
 
     def hold(self) -> Gpu:

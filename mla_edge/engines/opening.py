@@ -34,6 +34,7 @@ class Opened:
     title: str
     policy: RouterPolicy
     note: str = ""  # why not TensorRT, where the bundle has engines for it
+    key: str = ""  # of the machine, where they are TensorRT's
 
 
 def open_tiers(bundle: Bundle, *, engine: str = "auto", threads: int = 0) -> Opened:
@@ -93,7 +94,8 @@ def _open_tensorrt(bundle: Bundle) -> Opened:
     key = _matching(bundle, bindings, keys)
     built = read_build(bundle, key)
     policy = read_policy(built["policy"]) if built.get("policy") else bundle.policy
-    return Opened(_open_plans(bundle, bindings, key), f"{bindings.title}, {key}", policy)
+    engines = _open_plans(bundle, bindings, key)
+    return Opened(engines, f"{bindings.title}, {key}", policy, key=key)
 
 
 def _matching(bundle: Bundle, bindings: Bindings, keys: list[str]) -> str:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mla_edge.errors import BundleError, InferenceError, MissingDependency
+from mla_edge._cache import cache_folder
+from mla_edge.bundle import sha256_of
+from mla_edge.errors import BundleError, ConfigError, InferenceError, MissingDependency
 from mla_edge.signals import Tensors, TensorSpec
 
 try:
@@ -144,15 +146,30 @@ def _providers(provider: str, path: Path) -> list[Any]:
         return others
     if provider == "cuda":
         return [PROVIDERS["cuda"], *others]
+    folder = str(_engine_cache(path))
     cache = {
         "trt_fp16_enable": True,
         "trt_int8_enable": True,
-        # Building takes minutes, so an engine is kept beside the graph and found again.
+        # Building takes minutes, so an engine is kept and found again.
         "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": str(path.parent.parent / "engines" / "ort"),
+        "trt_engine_cache_path": folder,
         "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": folder,  # otherwise the working directory
     }
     return [(PROVIDERS["tensorrt"], cache), PROVIDERS["cuda"], *others]
+
+
+def _engine_cache(path: Path) -> Path:
+    """A folder for the engines of the graph at ``path``: its bundle may not be written to."""
+    folder = cache_folder("onnxruntime") / sha256_of(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # ONNX Runtime makes only the last one
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be made: {error.strerror}",
+            hint="let XDG_CACHE_HOME name a folder that can be written to",
+        ) from error
+    return folder
 
 
 def _require(provider: str) -> None:

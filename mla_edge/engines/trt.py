@@ -85,10 +85,13 @@ class TensorRTEngine:
             self._fill(name, buffer.host, value)
         for _, buffer in self._feeds:  # after the last one was found good
             buffer.upload(gpu.stream)
+        self._log.clear()  # what it says is of this run, and does not pile up
         if not self._context.execute_async_v3(gpu.stream.handle):
             raise InferenceError(
                 f"{self._path}: TensorRT did not run it: "
-                f"{self._log.last_error or 'it gives no reason'}"
+                f"{self._log.last_error or 'it gives no reason'}",
+                hint="load it again; if it fails again, sudo dmesg says more, and "
+                f"mla-edge build {self._path.parents[2]} --again builds it anew",
             )
         for buffer in self._reads:
             buffer.download(gpu.stream)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -16,16 +14,8 @@ from mla_edge.board import Board, identify
 from mla_edge.board_findings import BUILDER_MB
 from mla_edge.bundle import Bundle, sha256_of
 from mla_edge.engines.bindings import Bindings, flavour_of, load_bindings
-from mla_edge.engines.opening import BUILD, read_build
-from mla_edge.engines.sidecar import (
-    FOLDER,
-    Sidecar,
-    Target,
-    check_sidecar,
-    plan_path,
-    read_sidecar,
-    write_sidecar,
-)
+from mla_edge.engines.opening import read_build
+from mla_edge.engines.sidecar import FOLDER, Sidecar, Target, plan_path, write_sidecar
 from mla_edge.engines.target import RTX_CAPABILITIES, describe_target
 from mla_edge.errors import (
     BundleError,
@@ -34,17 +24,26 @@ from mla_edge.errors import (
     InferenceError,
     MissingDependency,
 )
-from mla_edge.exporter import report as reporting
+from mla_edge.exporter.built_engines import (
+    TIMING_CACHE,
+    copy_whole,
+    copy_without,
+    describe_engines,
+    describe_proof,
+    is_built,
+    read_proof,
+    record,
+)
 from mla_edge.exporter.engine_build import MIN_WORKSPACE_MB, BuildSpec, EngineBuild
 from mla_edge.exporter.engine_process import run_build
-from mla_edge.exporter.engine_proof import Proof, check_gate, prove
+from mla_edge.exporter.engine_proof import check_gate, prove
 from mla_edge.exporter.publishing import check_max_drop, check_room, disk_errors, publish
 from mla_edge.exporter.steps import OnStep, StepEvent, Steps, partial_folder
 from mla_edge.exporter.tensorrt_cache import read_cache, write_cache
-from mla_edge.profiles import DeviceProfile, load_profile
+from mla_edge.profiles import DeviceProfile, load_profile_of
 
-TIMING_CACHE = "timing.cache"
 _WORKSPACE_SHARE = 0.5  # of the memory that is free
+_STAY = "the bundle still has these engines, of an earlier build: --again builds them anew"
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,15 @@ class BuildRequest:
     dla: bool = False  # let the DLA take what it can
     again: bool = False  # also where equal engines are there
     root: Path = Path("/")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What equal engines must have been built with; None is any."""
+        return {
+            "dla": self.dla,
+            "workspace_mb": self.workspace_mb,
+            "optimisation_level": self.optimisation_level,
+        }
 
 
 @dataclass(frozen=True)
@@ -85,25 +93,54 @@ def build(request: BuildRequest, on_step: OnStep = _silent) -> BuildResult:
     began = time.monotonic()
     steps = Steps(on_step)
     bundle, profile, bindings, target = recognise(request, steps)
-    if not request.again and is_built(bundle, target, request.dla):
-        facts = read_build(bundle, target.key)
+    if not request.again and is_built(bundle, target, request.asked):
+        facts = reuse(bundle, bindings, target, request, steps)
+        bundle = Bundle.read(request.bundle)
         return BuildResult(bundle, target.key, facts, True, time.monotonic() - began)
     workspace_mb = choose_workspace(request, profile)
     parent = request.bundle.resolve().parent
     with disk_errors(parent), partial_folder(parent, bundle.name) as folder:
         check_room(parent, _room_mb(bundle))
-        new = _copy(bundle, folder, target.key)
+        new = copy_without(bundle, folder, target.key)
         with_engines = build_tiers(new, bindings, target, profile, request, workspace_mb, steps)
         with steps.step("prove"):
             proof = prove(new, bindings, target)
             steps.note(proof.in_words)
-        facts = _facts(bindings, target, with_engines, proof)
-        check_gate(new, proof, request.max_drop)
+        accuracy = check_gate(new, proof, request.max_drop)
+        facts = describe_engines(bindings, target, with_engines, proof, accuracy)
         with steps.step("publish"):
-            _record(new, target.key, facts)
+            record(new, target.key, facts)
             publish(folder, request.bundle.resolve(), keep=False)
     bundle = Bundle.read(request.bundle)
     return BuildResult(bundle, target.key, facts, False, time.monotonic() - began)
+
+
+def reuse(
+    bundle: Bundle, bindings: Bindings, target: Target, request: BuildRequest, steps: Steps
+) -> dict[str, Any]:
+    """What is known of the engines that are there, held against this request's gate.
+
+    Those that could not be run when they were built are proven now where there is a GPU, and
+    the proof is published.
+    """
+    facts = read_build(bundle, target.key)
+    known = proof = read_proof(bundle, target.key)
+    assert known is not None and proof is not None  # is_built has read it
+    if known.reason:
+        with steps.step("prove"):
+            proof = prove(bundle, bindings, target)
+            steps.note(proof.in_words)
+    accuracy = check_gate(bundle, proof, request.max_drop, outcome=_STAY)
+    if proof.reason or not known.reason:
+        return {**facts, "proof": {**facts["proof"], "accuracy": accuracy}}
+    facts.update(describe_proof(proof, accuracy))
+    parent = request.bundle.resolve().parent
+    with disk_errors(parent), partial_folder(parent, bundle.name) as folder:
+        check_room(parent, _room_mb(bundle))
+        with steps.step("publish"):
+            record(copy_whole(bundle, folder), target.key, facts)
+            publish(folder, request.bundle.resolve(), keep=False)
+    return facts
 
 
 def recognise(
@@ -114,7 +151,7 @@ def recognise(
     with steps.step("recognise"):
         bundle = Bundle.read(request.bundle)
         bundle.check_hashes()
-        profile = load_profile(bundle.profile)
+        profile = load_profile_of(bundle)
         board = identify(request.root)
         check_board(bundle, profile, board)
         if request.dla and not bundle.provenance.get("dla"):
@@ -139,7 +176,7 @@ def recognise(
 def describe(request: BuildRequest, on_step: OnStep = _silent) -> dict[str, Any]:
     """What ``build`` would do; everything is read and checked, nothing is written."""
     bundle, profile, bindings, target = recognise(request, Steps(on_step))
-    there = is_built(bundle, target, request.dla) and not request.again
+    there = is_built(bundle, target, request.asked) and not request.again
     workspace_mb = choose_workspace(request, profile)
     built = [f"{tier.name}: build, workspace {workspace_mb} MB" for tier in bundle.tiers]
     return {
@@ -149,10 +186,15 @@ def describe(request: BuildRequest, on_step: OnStep = _silent) -> dict[str, Any]
         "with": bindings.title,
         "target": dataclasses.asdict(target),
         "reused": there,
-        "steps": ["nothing: equal engines are there"]
-        if there
-        else [*built, "prove", "publish"],
+        "steps": _steps_of_reuse(bundle, target) if there else [*built, "prove", "publish"],
     }
+
+
+def _steps_of_reuse(bundle: Bundle, target: Target) -> list[str]:
+    proof = read_proof(bundle, target.key)
+    if proof is not None and proof.reason:
+        return ["prove the engines that are there, if a GPU can be used now"]
+    return ["nothing: equal engines are there"]
 
 
 def check_board(bundle: Bundle, profile: DeviceProfile, board: Board | None) -> None:
@@ -164,7 +206,7 @@ def check_board(bundle: Bundle, profile: DeviceProfile, board: Board | None) -> 
             hint="run it as it is, or export for a board: mla-edge export --profile NAME",
         )
     # A profile without a SoC is for any machine that has its TensorRT.
-    if profile.soc is None or board is None or board.profile == profile.name:
+    if profile.soc is None or board is None or _covers(profile, board):
         return
     here = board.profile or f"{board.model} ({board.module or board.soc})"
     again = board.profile or "NAME, with a profile of your own"
@@ -174,27 +216,18 @@ def check_board(bundle: Bundle, profile: DeviceProfile, board: Board | None) -> 
     )
 
 
+def _covers(profile: DeviceProfile, board: Board) -> bool:
+    """By what the profile says, for it may be a user's own copy under another name."""
+    if board.soc != profile.soc:
+        return False
+    return not profile.modules or board.module in profile.module
+
+
 def _no_jetson(bundle: Bundle, profile: DeviceProfile) -> BundleError:
     return BundleError(
         f"{bundle.folder}: is for {profile.title}, and this machine is no Jetson",
         hint="copy the bundle to the board and build it there; here it runs as it is",
     )
-
-
-def is_built(bundle: Bundle, target: Target, dla: bool) -> bool:
-    """Whether ``bundle`` has whole engines of every tier for this very machine."""
-    for tier in bundle.tiers:
-        plan = plan_path(bundle, target.key, tier.name)
-        if plan.relative_to(bundle.folder).as_posix() not in bundle.files:
-            return False
-        try:
-            sidecar = read_sidecar(plan)
-            check_sidecar(bundle, plan, sidecar, target)
-        except BundleError:
-            return False
-        if sidecar.build.get("dla", False) != dla:
-            return False
-    return True
 
 
 def choose_workspace(request: BuildRequest, profile: DeviceProfile) -> int:
@@ -300,50 +333,3 @@ def _room_mb(bundle: Bundle) -> float:
     """A copy of the bundle, and engines about as large as their graphs in float."""
     sizes = sum((bundle.folder / name).stat().st_size for name in bundle.files)
     return 64.0 + 5 * sizes / 1e6
-
-
-def _copy(bundle: Bundle, folder: Path, key: str) -> Bundle:
-    """The bundle in ``folder``, without the engines of ``key``; its timing cache stays."""
-    old = bundle.folder / FOLDER / key
-    for name in bundle.files:
-        source = bundle.folder / name
-        if old in source.parents and source.name != TIMING_CACHE:
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, folder / name)
-    return dataclasses.replace(bundle, folder=folder)
-
-
-def _facts(
-    bindings: Bindings, target: Target, built: Mapping[str, EngineBuild], proof: Proof
-) -> dict[str, Any]:
-    """What is recorded of the engines of one machine, ready for JSON."""
-    return {
-        "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "with": bindings.title,
-        "target": dataclasses.asdict(target),
-        "tiers": {name: dataclasses.asdict(made) for name, made in built.items()},
-        "proof": proof.as_json(),
-        "policy": None if proof.policy is None else dataclasses.asdict(proof.policy),
-    }
-
-
-def _record(bundle: Bundle, key: str, facts: Mapping[str, Any]) -> None:
-    """Write the verdict beside the engines, into the report, and every hash."""
-    reporting.write_json(bundle.folder / FOLDER / key / BUILD, facts)
-    try:
-        whole = reporting.read(bundle.folder)
-        whole["engines"] = {**whole.get("engines", {}), key: facts}
-        reporting.write(bundle.folder, whole)
-    except (KeyError, TypeError) as error:
-        raise BundleError(
-            f"{bundle.folder}: its report is not of this version: {error!r}",
-            hint="export the bundle again",
-        ) from error
-    files = sorted(path for path in bundle.folder.rglob("*") if path.is_file())
-    hashes = {
-        path.relative_to(bundle.folder).as_posix(): sha256_of(path)
-        for path in files
-        if path.name != "bundle.json"
-    }
-    dataclasses.replace(bundle, files=hashes).write()

@@ -13,7 +13,11 @@ export writes FP16 beside the Q/DQ (opset 19).
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
+import os
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -29,6 +33,7 @@ OnPhase = Callable[[str, float], None]
 _Value = TypeVar("_Value", "BuildSpec", "EngineBuild")
 
 MIN_WORKSPACE_MB = 64
+_PR_SET_PDEATHSIG = 1
 # Sums and exponentials lose too much in FP16; so do the modules that a network marks.
 _FLOAT_LAYERS = ("REDUCE", "SOFTMAX", "UNARY", "NORMALIZATION")
 
@@ -62,6 +67,7 @@ class EngineBuild:
     workspace_mb: int
     plan_bytes: int
     warnings: tuple[str, ...]
+    optimisation_level: int | None = None  # that was asked for
     dla: bool = False
     held_float: tuple[str, ...] = field(default=())  # layers that were told to stay FP32
 
@@ -112,6 +118,7 @@ def build_engine(
         workspace_mb=spec.workspace_mb,
         plan_bytes=len(data),
         warnings=tuple(dict.fromkeys(bindings.log.warnings)),
+        optimisation_level=spec.optimisation_level,
         dla=spec.dla,
         held_float=held,
     )
@@ -338,13 +345,15 @@ def from_json(kind: type[_Value], values: dict[str, Any]) -> _Value:
 
 
 def main() -> int:
-    """Build what stdin says (JSON: flavour, plan, spec); tell stdout how it goes, in JSON."""
+    """Build what stdin says (JSON: flavour, plan, spec, parent); tell stdout how it goes."""
 
     def tell(**event: Any) -> None:
-        sys.stdout.write(json.dumps(event) + "\n")
+        # A line of its own, also where a library has just begun one.
+        sys.stdout.write(f"\n{json.dumps(event)}\n")
         sys.stdout.flush()
 
     order = json.loads(sys.stdin.read())
+    _end_with(order["parent"])
     spec = from_json(BuildSpec, order["spec"])
     try:
         bindings = load_bindings(order["flavour"])
@@ -355,8 +364,24 @@ def main() -> int:
     except MlaEdgeError as error:
         tell(error=str(error), hint=error.hint, kind=type(error).__name__)
         return error.exit_code
+    except OSError as error:
+        where = error.filename or order["plan"]
+        hint = "see that the file is there and that this user may write beside it"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space on that disk: an engine takes about as much as its graph"
+        tell(error=f"build: {where}: {error.strerror}", hint=hint, kind=ExportError.__name__)
+        return ExportError.exit_code
     tell(built=asdict(built))
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """Let the system end this process with ``parent``: nobody else would after a SIGKILL."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # of Linux
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before that
+        sys.exit(ExportError.exit_code)
 
 
 if __name__ == "__main__":

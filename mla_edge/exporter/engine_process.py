@@ -27,6 +27,7 @@ OnBeat = Callable[[str], None]
 """Told in words how the build goes, at least every ``HEARTBEAT_S`` seconds."""
 
 HEARTBEAT_S = 5.0
+_WORDS = {"phase", "built", "error"}  # one is in everything that the child tells
 _KINDS = {"MissingDependency": MissingDependency, "ConfigError": ConfigError}
 _MEMORY = (
     "free memory (stop the desktop: sudo systemctl isolate multi-user.target), add swap, or "
@@ -47,7 +48,9 @@ def run_build(
     ExportError says what TensorRT refused, or what ended the process. Interrupted, the process
     is ended first.
     """
-    order = json.dumps({"flavour": flavour, "plan": str(plan), "spec": asdict(spec)})
+    order = json.dumps(
+        {"flavour": flavour, "plan": str(plan), "spec": asdict(spec), "parent": os.getpid()}
+    )
     package = Path(__file__).resolve().parents[2]
     path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryFile() as stderr:
@@ -89,20 +92,19 @@ def _follow(
         process.stdin.close()
     except BrokenPipeError:
         pass  # it died at once; its exit says why
-    lines: queue.Queue[str | None] = queue.Queue()
-    reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+    events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    reader = threading.Thread(target=_read, args=(process.stdout, events), daemon=True)
     reader.start()
     began = time.monotonic()
     doing, last = "TensorRT starts", {}
     while True:
         try:
-            line = lines.get(timeout=heartbeat_s)
+            event = events.get(timeout=heartbeat_s)
         except queue.Empty:
             on_beat(f"{time.monotonic() - began:.0f} s, {doing}")
             continue
-        if line is None:
+        if event is None:
             break
-        event = json.loads(line)
         if "phase" in event:
             doing = f"{event['phase']} {event['share']:.0%}"
             on_beat(f"{time.monotonic() - began:.0f} s, {doing}")
@@ -112,11 +114,14 @@ def _follow(
     return last
 
 
-def _read(stdout: IO[str], lines: queue.Queue[str | None]) -> None:
+def _read(stdout: IO[str], events: queue.Queue[dict[str, Any] | None]) -> None:
     for line in stdout:
-        if line.startswith("{"):  # TensorRT's libraries may print something of their own
-            lines.put(line)
-    lines.put(None)
+        # TensorRT's libraries may print something of their own.
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and _WORDS & event.keys():
+                events.put(event)
+    events.put(None)
 
 
 def _ended(code: int, graph: str, said: list[str]) -> ExportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -12,11 +13,10 @@ import numpy as np
 
 from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy
 from mla_edge.engines.inspection import Inspection, inspect_layers
-from mla_edge.engines.sidecar import plan_path
-from mla_edge.engines.verification import answer
+from mla_edge.engines.sidecar import plan_path, read_sidecar
+from mla_edge.engines.verification import answer, form_of, required_agreement
 from mla_edge.errors import (
     AccuracyGateError,
-    BundleError,
     InferenceError,
     MissingDependency,
 )
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mla_edge.engines.sidecar import Target
     from mla_edge.engines.trt import TensorRTEngine
 
+JUDGED = "judged"
+NOTHING_PUBLISHED = "nothing was published"
 _WARM_UP, _ROUNDS = 10, 50
 
 
@@ -43,6 +45,8 @@ class TierProof:
     float_accuracy: float | None
     ms: float  # median of one run, copies included
     inspection: Inspection
+    form: str = "tensorrt"  # of the graph that it was built from: that, or dla
+    warning: str = ""
 
     @property
     def drop_points(self) -> float | None:
@@ -86,6 +90,16 @@ class Proof:
             },
         }
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Proof:
+        """What ``as_json`` gave; KeyError or TypeError if it is of another version."""
+        tiers = {}
+        for name, found in values["tiers"].items():
+            given = {key: value for key, value in found.items() if key != "drop_points"}
+            given["inspection"] = Inspection.from_json(given["inspection"])
+            tiers[name] = TierProof(**given)
+        return cls(values["reason"], values["samples"], tiers, routing=values["routing"])
+
 
 def prove(bundle: Bundle, bindings: Bindings, target: Target) -> Proof:
     """Run every engine on the golden samples; a machine without a GPU says that it did not."""
@@ -124,6 +138,8 @@ def prove(bundle: Bundle, bindings: Bindings, target: Target) -> Proof:
             float_accuracy=_accuracy(golden.logits[name], golden),
             ms=cost_ms[name],
             inspection=inspections[name],
+            form=form_of(read_sidecar(plan_path(bundle, target.key, name)).graph),
+            warning=warn_of_types(bundle, inspections[name]),
         )
     return Proof("", len(golden), tiers, policy, routing)
 
@@ -181,32 +197,55 @@ def certify(
     return policy, "; ".join(said)
 
 
-def check_gate(bundle: Bundle, proof: Proof, max_drop: float) -> None:
+def warn_of_types(bundle: Bundle, found: Inspection) -> str:
+    """A sentence where TensorRT put no layer of an INT8 bundle in INT8; otherwise empty."""
+    if bundle.provenance.get("precision") != "int8" or not found.told or found.int8:
+        return ""
+    return (
+        "the bundle is INT8, and TensorRT put no layer with weights in INT8: the engine is "
+        "slower and larger than it could be"
+    )
+
+
+def check_gate(
+    bundle: Bundle, proof: Proof, max_drop: float, *, outcome: str = NOTHING_PUBLISHED
+) -> str:
     """The gate of the export, for engines: agreement as recorded, and accuracy.
 
-    AccuracyGateError names the tier; one golden sample may flip between two kinds of kernels.
+    Returns ``JUDGED``, or why the points of accuracy lost could not be. AccuracyGateError names
+    the tier, and says the ``outcome``; one golden sample may flip between two kinds of kernels.
     """
-    recorded = bundle.provenance.get("golden", {}).get("tensorrt", {})
+    unjudged = _why_not_judged(bundle, proof, max_drop)
     for name, found in proof.tiers.items():
-        try:
-            required = float(recorded[name]["top1_agreement"]) - 1 / proof.samples
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                f"{bundle.folder}: does not say how well its graphs agreed",
-                hint="export the bundle again",
-            ) from error
+        required = required_agreement(bundle, found.form, name, proof.samples)
         drop = found.drop_points
-        # A few samples cannot tell a point: there one flip is many.
-        fine_enough = drop is not None and 100 / proof.samples <= max_drop
-        lost = fine_enough and drop is not None and drop > max_drop
+        lost = not unjudged and drop is not None and drop > max_drop
         if found.top1_agreement < required or lost:
             what = f", {drop:.2f} points lost" if drop is not None else ""
+            allowed = f" ({max_drop:g} allowed)" if lost else ""
             raise AccuracyGateError(
                 f"tier {name!r}: the engine gives the float network's answer on "
                 f"{found.top1_agreement:.1%} of the golden samples, {required:.1%} are "
-                f"required{what}; nothing was published",
+                f"required{what}{allowed}; {outcome}",
                 hint="export with --recipe fp16, or name layers in keep_float of the recipe",
             )
+    return unjudged or JUDGED
+
+
+def _why_not_judged(bundle: Bundle, proof: Proof, max_drop: float) -> str:
+    """Empty where the golden samples can tell ``max_drop`` points: of few, one flip is many."""
+    if proof.reason:
+        return "not judged: the engines did not run"
+    if any(found.drop_points is None for found in proof.tiers.values()):
+        return "not judged: the golden samples have no labels"
+    if max_drop == 0 or 100 / proof.samples <= max_drop:
+        return ""
+    every = max(1, len(bundle.policy.modes))  # an export takes as many of each mode
+    needed = math.ceil(math.ceil(100 / max_drop) / every) * every
+    return (
+        f"not judged: {proof.samples} golden samples, {needed} are needed for {max_drop:g} "
+        f"point{'' if max_drop == 1 else 's'} (export --golden {needed})"
+    )
 
 
 def _accuracy(logits: np.ndarray, golden: Golden) -> float | None:

@@ -117,17 +117,28 @@ def _clearest(logits: Mapping[str, np.ndarray], count: int) -> np.ndarray:
 def match_golden(
     job: Job, results: Sequence[TierResult], golden: Golden
 ) -> dict[str, dict[str, Any]]:
-    """How well both graphs of every tier agree on the golden samples, as ``verify`` asks."""
+    """How well the graphs of every tier agree on the golden samples, as ``verify`` asks.
+
+    Beside the two of the bundle it is the simulation of a DLA's INT8, where one was asked for:
+    ``build`` holds an engine for the DLA against that.
+    """
     tiers = [part.tier for part in job.network.tiers]
     forms = {
         "tensorrt": {result.name: result.tensorrt_graph for result in results},
         "cpu": {result.name: result.cpu_graph for result in results},
     }
+    simulated = {
+        result.name: result.dla.simulated
+        for result in results
+        if result.dla is not None and result.dla.simulated is not None
+    }
+    if len(simulated) == len(results):
+        forms["dla"] = simulated
     return {
         form: {
             tier: dataclasses.asdict(match)
             for tier, match in verification.measure(
-                graphs, tiers, golden, cpu=verification.FORMS[form]
+                graphs, tiers, golden, cpu=form == "cpu"
             ).items()
         }
         for form, graphs in forms.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -54,7 +55,7 @@ from mla_edge.exporter.tiers import TierResult, export_tier
 from mla_edge.golden import FILE as GOLDEN
 from mla_edge.golden import write_golden
 from mla_edge.networks import Network, load_network
-from mla_edge.profiles import DeviceProfile, load_profile
+from mla_edge.profiles import DeviceProfile, load_profile, own_file
 
 MAX_DROP_POINTS = 1.0
 
@@ -160,6 +161,8 @@ def export(
             facts["provenance"]["golden"] = match_golden(job, results, golden)
             write_golden(folder / GOLDEN, golden)
             write_graphs(folder, results)
+            if request.profile.endswith(".toml"):
+                shutil.copyfile(request.profile, folder / own_file(plan.profile.name))
             reporting.write(folder, facts)
             bundle = write_manifest(folder, plan, policy, facts)
         with steps.step("publish"):

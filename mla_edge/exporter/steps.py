@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping
 
+from mla_edge._cache import cache_folder
 from mla_edge.bundle import sha256_of
 
 _DONE = "done.json"
@@ -81,8 +82,7 @@ class StepCache:
 
     def __init__(self, folder: Path | None = None) -> None:
         """In ``folder``, or in the user's cache folder (``XDG_CACHE_HOME``)."""
-        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        self._folder = folder or Path(home) / "mla-edge" / "export"
+        self._folder = folder or cache_folder("export")
 
     def find(self, key: str) -> Path | None:
         """The finished entry of ``key``, if there is one."""

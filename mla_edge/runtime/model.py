@@ -14,7 +14,7 @@ from mla_edge.bundle import Bundle
 from mla_edge.engines import Engine
 from mla_edge.engines.opening import open_tiers
 from mla_edge.errors import BundleError, ConfigError, InferenceError
-from mla_edge.profiles import load_profile
+from mla_edge.profiles import load_profile_of
 from mla_edge.runtime.routing import (
     ESCALATED,
     LITE_CONFIDENT,
@@ -183,7 +183,7 @@ def open_model(
     bundle = Bundle.read(folder)
     bundle.check_hashes()
     if threads is None:
-        threads = _profile_threads(bundle.profile)
+        threads = _profile_threads(bundle)
     try:
         preprocess = Preprocessor(bundle.inputs)
     except ConfigError as error:
@@ -207,9 +207,9 @@ def open_model(
         raise
 
 
-def _profile_threads(profile: str) -> int:
+def _profile_threads(bundle: Bundle) -> int:
     try:
-        return load_profile(profile).threads_here
+        return load_profile_of(bundle).threads_here
     except ConfigError:  # a profile of the exporter's that this machine does not have
         return 0
 

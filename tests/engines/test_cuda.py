@@ -131,3 +131,33 @@ def test_a_failure_on_the_gpu_shows_when_the_stream_is_waited_for(cuda, fakes):
     with pytest.raises(InferenceError, match="the GPU failed: .*illegal memory access"):
         gpu.synchronize()
     gpu.close()
+
+
+def test_a_gpu_without_a_stream_says_so_and_leaves_no_context(cuda, fakes, monkeypatch):
+    module = cuda()
+
+    def fail():
+        raise module.driver.MemoryError("cuStreamCreate failed: out of memory")
+
+    monkeypatch.setattr(module.driver, "Stream", fail)
+    with pytest.raises(InferenceError, match="the GPU cannot be used: cuStreamCreate failed"):
+        module.Gpu()
+    assert fakes.machine.left_over() == []
+
+
+def test_memory_that_the_gpu_cannot_reach_is_given_back_at_once(cuda, fakes, monkeypatch):
+    module = cuda(INTEGRATED=True)
+    gpu = module.Gpu()
+    freed = []
+
+    def fail(self):
+        raise module.driver.LogicError("cuMemHostGetDevicePointer failed")
+
+    pinned = module.driver.PagelockedHostAllocation
+    free = pinned.free
+    monkeypatch.setattr(pinned, "get_device_pointer", fail)
+    monkeypatch.setattr(pinned, "free", lambda self: (freed.append(self), free(self)))
+    with pytest.raises(InferenceError, match="no GPU memory for a tensor"):
+        gpu.buffer((4,), "float32")
+    assert len(freed) == 1
+    gpu.close()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save_model
 
+from mla_edge.bundle import sha256_of
 from mla_edge.engines import open_engine
+from mla_edge.engines.ort import _providers
 from mla_edge.errors import BundleError, ConfigError, InferenceError
 from mla_edge.signals import TensorSpec
 
@@ -130,6 +132,28 @@ def test_a_graph_of_unknown_shape_is_refused(tmp_path):
     )
     with pytest.raises(BundleError, match="'x' is tensor.float. .*'batch'.*shape is fixed"):
         open_engine(path)
+
+
+def test_engines_of_a_provider_are_kept_in_the_users_cache_not_in_the_bundle(
+    adder, tmp_path, monkeypatch
+):
+    graph = tmp_path / "bundle" / "graphs" / "lite.onnx"
+    graph.parent.mkdir(parents=True)
+    adder.rename(graph)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (_, options), cuda, cpu = _providers("tensorrt", graph)
+    folder = tmp_path / "cache" / "mla-edge" / "onnxruntime" / sha256_of(graph)
+    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(folder)
+    assert folder.is_dir()
+    assert (cuda, cpu) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    bundle = graph.parents[1]
+    assert sorted(bundle.rglob("*")) == [graph.parent, graph]
+
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="cannot be made") as caught:
+        _providers("tensorrt", graph)
+    assert "XDG_CACHE_HOME" in caught.value.hint
 
 
 def test_only_graphs_are_run(tmp_path):

@@ -132,6 +132,27 @@ def test_another_thread_is_refused(engine):
     assert "another thread" in found[0]
 
 
+def test_a_run_that_fails_says_why_and_only_that(engine, monkeypatch):
+    engine._log.errors.append("of an earlier run")
+    engine._log.warnings.append("of an earlier run")
+    context = type(engine._context)
+    monkeypatch.setattr(context, "execute_async_v3", lambda self, stream: False)
+    with pytest.raises(InferenceError, match="did not run it: it gives no reason") as caught:
+        engine.run(make_input())
+    assert "mla-edge build" in caught.value.hint
+    assert engine._log.warnings == []
+
+    def refuse(self, stream):
+        engine._log.errors.append("Error Code 1: Cuda Runtime (an illegal memory access)")
+        return False
+
+    monkeypatch.setattr(context, "execute_async_v3", refuse)
+    for _ in range(3):
+        with pytest.raises(InferenceError, match="illegal memory access"):
+            engine.run(make_input())
+    assert len(engine._log.errors) == 1
+
+
 def test_a_closed_engine_says_so(engine):
     engine.close()
     with pytest.raises(InferenceError, match="lite.plan: the engine is closed"):

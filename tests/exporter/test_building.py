@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from faking import VERSIONS
 from typer.testing import CliRunner
 
 import mla_edge
-from mla_edge.bundle import Bundle
+from mla_edge._content import content_dir
+from mla_edge.bundle import Bundle, sha256_of
 from mla_edge.cli import app
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.engines.sidecar import read_sidecar
@@ -27,6 +29,7 @@ from mla_edge.errors import (
 )
 from mla_edge.exporter import building, engine_proof, pipeline
 from mla_edge.exporter.building import BuildRequest, build, choose_workspace, describe
+from mla_edge.exporter.engine_proof import Proof
 from mla_edge.exporter.onnx_graph import read_graph
 from mla_edge.exporter.pipeline import ExportRequest, export
 from mla_edge.exporter.steps import StepCache
@@ -311,6 +314,173 @@ def test_equal_engines_are_reused_and_others_are_built(fakes, request_for):
         assert "multiprocessors 8, here 16" in model.note
 
 
+def test_engines_that_could_not_be_run_are_proven_once_there_is_a_gpu(
+    fakes, request_for, monkeypatch
+):
+    fakes.use("10.3")
+    request = request_for()
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "prove", lambda *_: Proof("no GPU can be used here", 12))
+        first = build(request)
+        assert describe(request)["steps"] == [
+            "prove the engines that are there, if a GPU can be used now"
+        ]
+        before = contents(request.bundle)
+        still = build(request)
+        assert (still.reused, still.facts["proof"]["status"]) == (True, "not run")
+        assert contents(request.bundle) == before
+
+    told = []
+    result = build(request, lambda event: told.append(event.step))
+    assert result.reused
+    assert "build" not in told
+    assert first.facts["proof"]["status"] == "not run"
+    assert result.facts["proof"]["status"] == "ok"
+    after = contents(request.bundle)
+    folder = f"engines/{result.key}"
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "bundle.json", "report.json", "report.html", f"{folder}/build.json"
+    }  # fmt: skip
+    written = json.loads(after[f"{folder}/build.json"])
+    assert written == json.loads(json.dumps(result.facts))
+    assert json.loads(after["report.json"])["engines"][result.key] == written
+    Bundle.read(request.bundle).check_hashes()
+    assert "TensorRT 10.3.0" in written["policy"]["measured_on"]
+    assert build(request).facts == written
+
+
+def test_engines_built_otherwise_than_asked_for_are_built_again(fakes, request_for):
+    fakes.use("10.3")
+    request = request_for()
+    assert not build(dataclasses.replace(request, optimisation_level=4)).reused
+    assert build(request).reused  # any will do
+    assert build(dataclasses.replace(request, optimisation_level=4)).reused
+    other = build(dataclasses.replace(request, optimisation_level=2))
+    assert not other.reused
+    assert other.facts["tiers"]["lite"]["optimisation_level"] == 2
+    small = dataclasses.replace(request, optimisation_level=2, workspace_mb=100)
+    assert describe(small)["steps"][0] == "lite: build, workspace 100 MB"
+    assert [build(small).reused, build(small).reused] == [False, True]
+
+
+def test_a_stricter_gate_judges_engines_that_are_there(fakes, request_for, monkeypatch):
+    fakes.use("10.3")
+    request = request_for()
+    right = engine_proof.answer
+
+    def one_wrong(engines, tiers, golden):
+        found = right(engines, tiers, golden)
+        sure = int(np.flatnonzero(found["full"].argmax(1) == golden.labels)[0])
+        found["full"][sure] *= -1
+        return found
+
+    monkeypatch.setattr(engine_proof, "answer", one_wrong)
+    monkeypatch.setattr(engine_proof, "required_agreement", lambda *_: 0.0)
+    assert build(request).facts["proof"]["accuracy"] == "judged"
+    before = contents(request.bundle)
+    assert build(request).reused
+    lenient = build(dataclasses.replace(request, max_drop=1.0))
+    assert "not judged: 12 golden samples" in lenient.facts["proof"]["accuracy"]
+    with pytest.raises(AccuracyGateError, match="still has these engines.*--again"):
+        build(dataclasses.replace(request, max_drop=0.0))
+    assert contents(request.bundle) == before
+
+
+def test_a_build_record_of_another_version_does_not_count(fakes, request_for):
+    fakes.use("10.3")
+    request = request_for()
+    result = build(request)
+    path = request.bundle / "engines" / result.key / "build.json"
+    facts = json.loads(path.read_text())
+    del facts["proof"]["tiers"]["lite"]["inspection"]["fp32"]
+    path.write_text(json.dumps(facts))
+    bundle = Bundle.read(request.bundle)
+    name = path.relative_to(request.bundle).as_posix()
+    dataclasses.replace(bundle, files={**bundle.files, name: sha256_of(path)}).write()
+    assert not build(request).reused
+
+
+def test_what_tensorrt_made_and_what_was_judged_is_told(fakes, copy, board, monkeypatch):
+    fakes.use("10.3")
+    bundle, root = copy(), board()
+    words = ["build", bundle.folder, "--max-drop", 1]
+    done = call(monkeypatch, root, *words)
+    assert done.exit_code == 0, done.stderr
+    assert "accuracy: not judged: 12 golden samples, 102 are needed" in done.stdout
+    assert done.stdout.count("read or write FP32") == len(bundle.tiers)
+    page = (bundle.folder / "report.html").read_text()
+    assert "not judged: 12 golden samples" in page
+    assert "with weights not in INT8" in page
+
+    told = engine_proof.inspect_layers
+
+    def in_fp16(text):
+        found = told(text)
+        return dataclasses.replace(found, int8=0, not_int8=("/only/&/Conv",))
+
+    monkeypatch.setattr(engine_proof, "inspect_layers", in_fp16)
+    done = call(monkeypatch, root, *words, "--again")
+    assert "warning: the bundle is INT8, and TensorRT put no layer" in done.stdout
+    done = call(monkeypatch, root, *words, "--json")
+    assert "no layer" in json.loads(done.stdout)["proof"]["tiers"]["lite"]["warning"]
+    page = (bundle.folder / "report.html").read_text()
+    assert "the bundle is INT8, and TensorRT put no layer" in page
+    assert "/only/&amp;/Conv" in page
+
+
+def test_exit_codes_tell_a_failed_build_and_a_missing_provider(fakes, copy, board, monkeypatch):
+    fakes.use("10.3", BUILD_ENDS="memory")
+    bundle, root = copy(), board()
+    done = call(monkeypatch, root, "build", bundle.folder)
+    assert done.exit_code == 7
+    assert "OutOfMemory" in done.stderr
+    assert "--workspace-mb less" in " ".join(done.stderr.split())
+    done = call(
+        monkeypatch, root, "run", "--bundle", bundle.folder, *SIMULATED, "--engine", "ort-cuda"
+    )
+    assert done.exit_code == 3
+    assert "CUDAExecutionProvider cannot be used" in " ".join(done.stderr.split())
+
+
+def test_a_profile_of_the_users_own_is_exported_built_and_run_on_its_board(
+    fakes, export_small, board, monkeypatch, tmp_path
+):
+    """And the graph that TensorRT 11 is given, INT8 beside FP16, goes the whole way."""
+    text = (content_dir("device_profiles") / "agx-thor.toml").read_text()
+    text = re.sub("^tensorrt = .*$", 'tensorrt = "11.4"', text, flags=re.MULTILINE)
+    text = re.sub("^opset = .*$", "opset = 19", text, flags=re.MULTILINE)
+    own = tmp_path / "my-thor.toml"
+    own.write_text(text)
+    bundle = export_small(str(own))
+    own.unlink()  # a board does not have it
+    assert "my-thor.toml" in bundle.files
+    graph = onnx.load(str(bundle.graph("lite", cpu=False)))
+    assert graph.opset_import[0].version == 19
+    kinds = {value.type.tensor_type.elem_type for value in graph.graph.value_info}
+    assert {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8} <= kinds
+
+    fakes.use("11.4")
+    root = board("11.4")
+    done = call(monkeypatch, root, "build", bundle.folder, "--max-drop", 100, "--json")
+    assert done.exit_code == 0, done.stderr
+    shown = json.loads(done.stdout)
+    recorded = bundle.provenance["golden"]["tensorrt"]
+    for tier in bundle.tiers:
+        assert shown["tiers"][tier.name]["typing"] == "strong"
+        proof = shown["proof"]["tiers"][tier.name]
+        assert proof["top1_agreement"] == recorded[tier.name]["top1_agreement"]
+    done = call(
+        monkeypatch, root, "run", "--bundle", bundle.folder, *SIMULATED, "--duration", "2",
+        "--engine", "tensorrt", "--as-fast-as-possible", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 10
+
+    fakes.use("10.3")
+    with pytest.raises(BundleError, match=r"is for my-thor .*, and this is agx-orin"):
+        build(BuildRequest(bundle.folder, root=board("10.3")))
+
+
 def test_engines_of_two_versions_live_side_by_side(fakes, request_for):
     request = request_for("10.3")
     fakes.use("10.3")
@@ -354,6 +524,9 @@ def test_a_dla_takes_a_cache_up_to_10_and_the_graph_itself_on_11(fakes, request_
         form = "dla.onnx" if plain else "onnx"
         assert read_sidecar(plan).graph == f"graphs/{tier.name}.{form}"
         assert result.facts["tiers"][tier.name]["dla"]
+        form = result.facts["proof"]["tiers"][tier.name]["form"]
+        assert form == ("dla" if plain else "tensorrt")
+        assert form in result.bundle.provenance["golden"]
     assert build(request).reused
     assert not build(dataclasses.replace(request, dla=False)).reused
     with pytest.raises(ExportError, match="finds no DLA on this machine"):

@@ -1,7 +1,10 @@
 """A build in a process of its own: what is told while it works, and how it may end."""
 
 import dataclasses
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -94,6 +97,32 @@ def test_a_build_that_says_nothing_is_heard_of_and_can_be_interrupted(fakes, spe
     assert told[0].endswith("s, TensorRT starts")
     assert psutil.Process().children() == []
     assert not plan.exists()
+
+
+def test_a_full_disk_is_told_as_one(fakes, spec):
+    fakes.use("10.3")
+    with pytest.raises(ExportError, match="build: /dev/full: No space left") as caught:
+        build(spec, Path("/dev/full"))
+    assert "free some space" in caught.value.hint
+
+
+def test_a_parent_that_is_killed_takes_the_build_with_it(fakes, spec, plan):
+    fakes.use("10.3", BUILD_ENDS="hanging")
+    code = """if 1:
+        import sys
+        from pathlib import Path
+        from mla_edge.exporter.engine_build import BuildSpec
+        from mla_edge.exporter.engine_process import run_build
+        run_build("tensorrt", BuildSpec(sys.argv[1], "int8"), Path(sys.argv[2]), print,
+                  heartbeat_s=0.1)
+    """
+    words = [sys.executable, "-u", "-c", code, spec.graph, str(plan)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        # By then the build has its orders, and hangs.
+        assert any(line.startswith("2 s") for line in parent.stdout)
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+    assert psutil.wait_procs([child], timeout=10)[1] == []
 
 
 def test_a_python_without_numpy_is_told_from_a_crash(fakes, spec, plan, monkeypatch, tmp_path):

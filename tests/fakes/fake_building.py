@@ -316,7 +316,9 @@ class Builder(Guarded):
         if ends == "hanging":
             time.sleep(60)
         if ends == "chatty":
-            os.write(1, b"[TRT] something of a library\n")
+            os.write(
+                1, b'[TRT] something of a library\n{no JSON}\n{"of": "others"}\n[TRT] open'
+            )
         if ends == "memory":
             return "Error Code 2: OutOfMemory (Requested size was 4294967296 bytes.)"
         return "" if ends == "mute" else None
