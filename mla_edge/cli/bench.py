@@ -9,11 +9,12 @@ import typer
 from typing_extensions import Annotated
 
 from mla_edge.cli.decisions import as_row
+from mla_edge.cli.failures import Command, Group
 from mla_edge.cli.interrupts import Interrupts
 from mla_edge.cli.run import NO_SOURCE, choose_bundle, open_sources
 from mla_edge.errors import ConfigError
 
-app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, invoke_without_command=True, rich_markup_mode=None)
 _SIMULATED = "sim://digits?size=640x480"
 
 
@@ -101,7 +102,7 @@ def bench(
     typer.echo(text if as_json else "\n\n".join("\n".join(_words(run)) for run in runs))
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     before: Annotated[Path, typer.Argument(help="What --out wrote.")],
     after: Annotated[Path, typer.Argument(help="What --out wrote later.")],

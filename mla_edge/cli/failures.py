@@ -5,7 +5,7 @@ import json
 from typing import Any, Dict
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from mla_edge.errors import AccuracyGateError, MissingDependency, MlaEdgeError
 
@@ -21,14 +21,14 @@ _DISK = {
 }
 
 
-class Command(TyperCommand):
-    """A command whose expected errors are a message, a hint and an exit code, no traceback."""
+class _Telling:
+    """Makes expected errors a message, a hint and an exit code, no traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run it; with ``--json`` an error is one object on stdout too."""
         as_json = bool(ctx.params.get("as_json"))
         try:
-            return super().invoke(ctx)
+            return super().invoke(ctx)  # type: ignore[misc]
         except MlaEdgeError as error:
             if isinstance(error, AccuracyGateError) and not error.report:
                 as_json = False  # the gate of build, which prints its object itself
@@ -44,6 +44,14 @@ class Command(TyperCommand):
             code = MissingDependency.exit_code
             _tell(f"{where}{error.strerror}", _DISK[error.errno], code, as_json, {})
             raise typer.Exit(code) from error
+
+
+class Command(_Telling, TyperCommand):
+    """A command that tells its errors."""
+
+
+class Group(_Telling, TyperGroup):
+    """A command with others below it that does."""
 
 
 def _tell(problem: str, fix: str, code: int, as_json: bool, details: Dict[str, Any]) -> None:
