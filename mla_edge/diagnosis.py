@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import platform
@@ -42,6 +43,11 @@ _EXPORT = {
     "jinja2": "jinja2",
 }
 _RTX = "tensorrt-rtx-cu12-bindings"
+_OURS = "'mla-edge["
+_WHEEL = (
+    "no package index has mla-edge yet: in the command the path of the wheel that make wheel "
+    "writes stands for it"
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,14 @@ def diagnose(root: str | Path = "/", python: Interpreter | None = None) -> Diagn
     if board and usable:
         findings += board_python_findings(board, usable)
     findings += [_cameras(root), _microphones(root)]
-    return Diagnosis(board, python is not None, tuple(findings))
+    return Diagnosis(board, python is not None, tuple(map(_with_wheel, findings)))
+
+
+def _with_wheel(finding: Finding) -> Finding:
+    """``finding``; where its command names mla-edge, with what to give pip in its place."""
+    if _OURS not in finding.fix:
+        return finding
+    return dataclasses.replace(finding, detail=f"{finding.detail}; {_WHEEL}")
 
 
 def _python(python: Interpreter | None, board: Board | None, root: Path) -> Finding:

@@ -41,6 +41,8 @@ def test_a_missing_export_package_does_not_keep_run_from_working(monkeypatch, tm
     diagnosis = diagnose_this_python(tmp_path)
     found = finding(diagnosis, "torch")
     assert (found.status, found.fix) == (MISSING, "pip install 'mla-edge[export]'")
+    assert found.detail.startswith("not installed; no package index has mla-edge yet")
+    assert "make wheel" in found.detail
     assert diagnosis.can_run
 
 
