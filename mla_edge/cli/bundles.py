@@ -109,7 +109,10 @@ def _accuracy(bundle: Bundle, report: Dict[str, Any]) -> List[str]:
             lines.append(f"  {tier['name']}: TensorRT {tier['tensorrt']['status']}")
         for key, built in report.get("engines", {}).items():
             proof = built["proof"]
-            said = proof["reason"] or f"proven on {proof['samples']} golden samples"
+            said = proof["reason"] or (
+                f"proven on {proof['samples']} golden samples, accuracy "
+                f"{proof.get('accuracy', 'not judged')}"
+            )
             lines.append(f"  engines {key}, {built['with']}: {said}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
