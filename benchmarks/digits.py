@@ -2,12 +2,13 @@
 
     python benchmarks/digits.py --data DIR [--bundle BUNDLE] [--samples 1000] [--json]
 
-DIR holds mnist.npz, spoken_digits.npz and noise.npz (see mla_edge/networks/digits_data.py);
+DIR holds mnist.npz, spoken_digits.npz and noise.npz (see mla_edge/networks/digits_files.py);
 any folder with files of the same names and shapes will do. Pictures are the file's test
 pictures but for every seventh, which tunes, on drawn cards; recordings are takes 0-4 of known
 speakers; noise is every eighth clip. Speakers that training never heard are measured apart,
 with all their takes. Without --bundle the network is exported for this computer first, into a
-folder that is thrown away.
+folder that is thrown away. ``--float-only`` needs no bundle: it measures both tiers in float.
+``--only ROW`` measures only the row of that name, and may be given again.
 
 ``--leave-one-speaker-out`` instead trains the audio encoder with its throw-away head (the stage
 ``audio`` of the training) once for each speaker without that speaker, some minutes each on 2
@@ -23,6 +24,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -240,40 +242,68 @@ def leave_one_out(folder: Path, effort: float) -> dict[str, float]:
     return result
 
 
-def measure(
-    folder: Path, bundle: Bundle, network: Network, count: int
-) -> dict[str, dict[str, float]]:
-    """The table: row → column → per cent right."""
+def rows(folder: Path, count: int) -> dict[str, Callable[[], Cell]]:
+    """What makes the samples of each row of the table."""
     groups = split_recordings(folder, KNOWN_SPEAKERS)
-    table: dict[str, dict[str, float]] = {}
     first = next(iter(groups.values()))
     known = groups.get("known speakers")
     clips = takes(known, "test") if known else takes(first, "train", "tune", "test")
     maker = Maker(first, clips)
+    made: dict[str, Callable[[], Cell]] = {}
+    for name, mode, _, snr, kind in conditions():
+        made[name] = partial(maker.cell, mode, snr, kind, count)
+    for mode in MODES:
+        made[f"none, {mode}"] = partial(maker.nothing, mode, count // 2)
+    if "new speakers" in groups:
+        new = groups["new speakers"]
+        stranger = Maker(new, takes(new, "train", "tune", "test"))
+        made["microphone, new speakers"] = partial(
+            stranger.cell, "microphone", None, "clear", count
+        )
+    return made
+
+
+@contextmanager
+def columns(network: Network, bundle: Bundle | None) -> Iterator[dict[str, Predict]]:
+    """What is measured: both tiers in float and, with ``bundle``, its graphs."""
+    full, lite = float_tier(network, "full"), float_tier(network, "lite")
+    if bundle is None:
+        yield {"float": full, "lite float": lite}
+        return
     with graph(bundle.graph("full", cpu=False), optimise=False) as tensorrt, graph(
         bundle.graph("full", cpu=True)
-    ) as cpu, graph(bundle.graph("lite", cpu=True)) as lite:
-        columns = {
-            "float": float_tier(network, "full"),
+    ) as cpu, graph(bundle.graph("lite", cpu=True)) as lite_cpu:
+        yield {
+            "float": full,
             "tensorrt int8": tensorrt,
             "cpu int8": cpu,
-            "lite float": float_tier(network, "lite"),
-            "lite cpu int8": lite,
+            "lite float": lite,
+            "lite cpu int8": lite_cpu,
         }
 
-        def row(name: str, cell: Cell) -> None:
-            table[name] = {title: percent_right(p, cell) for title, p in columns.items()}
-            print(f"{name}: {table[name]}", file=sys.stderr)
 
-        for name, mode, _, snr, kind in conditions():
-            row(name, maker.cell(mode, snr, kind, count))
-        for mode in MODES:
-            row(f"none, {mode}", maker.nothing(mode, count // 2))
-        if "new speakers" in groups:
-            new = groups["new speakers"]
-            stranger = Maker(new, takes(new, "train", "tune", "test"))
-            row("microphone, new speakers", stranger.cell("microphone", None, "clear", count))
+def measure(
+    made: dict[str, Callable[[], Cell]], measured: dict[str, Predict], only: list[str]
+) -> dict[str, dict[str, float]]:
+    """The table: row → column → per cent right; ``only`` some rows if any are named."""
+    unknown = sorted(set(only) - set(made))
+    if unknown:
+        raise ConfigError(f"there is no row {unknown[0]!r}", hint=f"rows: {'; '.join(made)}")
+    table = {}
+    for name in only or made:
+        cell = made[name]()
+        table[name] = {title: percent_right(p, cell) for title, p in measured.items()}
+        print(f"{name}: {table[name]}", file=sys.stderr)
     return table
+
+
+def find_bundle(args: argparse.Namespace, scratch: str) -> Bundle | None:
+    """The bundle to measure, exported first if none is named; None for the float network."""
+    if args.float_only:
+        return None
+    if args.bundle:
+        return Bundle.read(args.bundle)
+    return export(ExportRequest("host", out=Path(scratch))).bundle
 
 
 def main() -> int:
@@ -281,7 +311,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--samples", type=int, default=1000, help="samples of each row")
+    parser.add_argument("--samples", type=int, default=1000, help="of each row; half for none")
+    parser.add_argument("--only", metavar="ROW", action="append", default=[])
+    parser.add_argument("--float-only", action="store_true", help="no INT8, so no bundle")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--leave-one-speaker-out", action="store_true")
     parser.add_argument("--effort", type=float, default=0.4, help="share of a full training")
@@ -292,11 +324,9 @@ def main() -> int:
             return 0
         network = load_network("digits")
         with tempfile.TemporaryDirectory() as scratch:
-            if args.bundle:
-                bundle = Bundle.read(args.bundle)
-            else:
-                bundle = export(ExportRequest("host", out=Path(scratch))).bundle
-            table = measure(args.data, bundle, network, args.samples)
+            bundle = find_bundle(args, scratch)
+            with columns(network, bundle) as measured:
+                table = measure(rows(args.data, args.samples), measured, args.only)
     except MlaEdgeError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code

@@ -15,13 +15,14 @@ import mla_edge
 from mla_edge.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
+CONTENT = ("benchmarks", "device_profiles", "export", "calibration")
 DOCUMENTS = sorted(
     path
     for path in [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("examples/**/*.md"),
-        *(ROOT / kind / "README.md" for kind in ("device_profiles", "export", "calibration")),
+        *(ROOT / kind / "README.md" for kind in CONTENT),
     ]
 )
 CHEAP = {("profiles",), ("doctor",)}
@@ -38,9 +39,10 @@ def blocks(text, language=""):
 
 
 def commands():
-    """Every `mla-edge …` line of a code block, without its comment."""
+    """Every `mla-edge …` line of a block of code or text, without its comment."""
     for path in DOCUMENTS:
-        for block in blocks(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        for block in [*blocks(text), *blocks(text, "text")]:
             for line in block.splitlines():
                 if re.match(r"(\.venv/bin/)?mla-edge ", line):
                     words = shlex.split(line, comments=True)

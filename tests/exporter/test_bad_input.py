@@ -1,5 +1,10 @@
 """What people get wrong: a message with the fix, the right exit code, nothing left."""
 
+import ctypes
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +269,57 @@ def test_random_samples_are_refused(export, tmp_path):
     done = export(ALARMS, "--profile", "host", "--calibration", "mine.toml")
     assert done.exit_code == 2
     assert "ranges of noise are not ranges of your data" in done.stderr
+
+
+def run_alone(tmp_path, *words, **how):
+    """The command in a process of its own, with its own cache."""
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path / "steps"),
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "mla_edge", "export", ALARMS, "--calibration", "quick", *words],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(EXAMPLE.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+        **how,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_disk_that_is_full_exits_with_7_and_leaves_nothing(tmp_path):
+    def no_large_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = run_alone(tmp_path, "--profile", "host", preexec_fn=no_large_files)
+    assert done.returncode == 7, done.stderr
+    assert "nothing was published" in done.stderr
+    assert "free some space, or choose another --out" in done.stderr
+    assert not (tmp_path / "bundles").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".partial")]
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+    def no_privilege():
+        # Even root obeys a folder's mode without CAP_DAC_OVERRIDE; others never had it.
+        ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP
+
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    done = run_alone(
+        tmp_path,
+        *("--profile", "host", "--out", str(locked / "out")),
+        preexec_fn=no_privilege,
+    )
+    locked.chmod(0o755)
+    assert done.returncode == 2, done.stderr
+    assert f"{locked / 'out'}: cannot be written: Permission denied" in done.stderr
+    assert "choose another folder with --out" in done.stderr
+    assert list(locked.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(export, tmp_path):

@@ -163,26 +163,29 @@ def step_names(request, cache):
     return [(event.step, event.tier, event.seconds is None) for event in seen]
 
 
-def test_an_interrupt_in_any_step_leaves_nothing(alarms, tmp_path):
-    points = step_names(alarms, StepCache(tmp_path / "first"))
-    assert len(points) > 20
-    for number in range(len(points)):
+@pytest.mark.parametrize(
+    ("which", "least", "tiers"), [("alarms", 20, {"only"}), ("small", 40, {"lite", "full"})]
+)
+def test_an_interrupt_in_any_step_leaves_nothing(request, tmp_path, which, least, tiers):
+    wanted = request.getfixturevalue(which)
+    points = list(dict.fromkeys(step_names(wanted, StepCache(tmp_path / "first"))))
+    assert len(points) > least
+    assert {tier for _, tier, _ in points} == {"", *tiers}
+    for number, point in enumerate(points):
         cache = StepCache(tmp_path / "steps" / str(number % 2))
-        left = number
 
-        def interrupt(event):
-            nonlocal left
-            if left == 0:
+        def interrupt(event, point=point):
+            if (event.step, event.tier, event.seconds is None) == point:
                 raise KeyboardInterrupt
-            left -= 1
 
         with pytest.raises(KeyboardInterrupt):
-            export(alarms, interrupt, cache=cache)
-        if points[number] == ("publish", "", False):  # it was over already
-            Bundle.read(alarms.out / "alarms-agx-xavier").check_hashes()
+            export(wanted, interrupt, cache=cache)
+        if point == ("publish", "", False):  # it was over already
+            (bundle,) = wanted.out.iterdir()
+            Bundle.read(bundle).check_hashes()
         else:
-            assert not alarms.out.exists(), points[number]
-        assert not list(tmp_path.rglob("*.partial")), points[number]
+            assert not wanted.out.exists(), point
+        assert not list(tmp_path.rglob("*.partial")), point
 
 
 def test_an_interrupt_leaves_the_old_bundle_as_it_was(alarms, cache):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from data_folder import make_data_folder
 from safetensors import safe_open
 
 from mla_edge.errors import ConfigError
@@ -27,38 +28,7 @@ from mla_edge.networks.digits_data import (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A data folder in the real format, with small drawn digits and tones as words."""
-    path = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    count = 1000
-    labels = (np.arange(count) % 10).astype(np.uint8)
-    pictures = np.zeros((count, 28, 28), np.uint8)
-    pictures[np.arange(count), 4 + 2 * labels, 5:23] = 255
-    np.savez(
-        path / "mnist.npz",
-        train_images=pictures,
-        train_labels=labels,
-        test_images=pictures[:70],
-        test_labels=labels[:70],
-    )
-    words = [
-        (9000 * np.sin(np.arange(1500) * (0.1 + 0.05 * digit))).astype(np.int16)
-        for take in range(10)
-        for speaker in range(2)
-        for digit in range(10)
-    ]
-    order = [(t, s, d) for t in range(10) for s in range(2) for d in range(10)]
-    np.savez(
-        path / "spoken_digits.npz",
-        samples=np.concatenate(words),
-        offsets=np.arange(len(words) + 1) * 1500,
-        labels=np.array([d for _, _, d in order], np.uint8),
-        speakers=np.array([("ann", "bob")[s] for _, s, _ in order]),
-        takes=np.array([t for t, _, _ in order], np.int16),
-        rate_hz=np.int32(RATE_HZ),
-    )
-    noise = rng.normal(0, 3000, (16, 40000)).astype(np.int16)
-    np.savez(path / "noise.npz", samples=noise, classes=np.array(["Rain"] * 16))
-    return path
+    return make_data_folder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
