@@ -14,6 +14,10 @@ import wave
 import numpy as np
 import pytest
 
+import mla_edge
+from mla_edge.signals import Sample
+from mla_edge.simulator.samples import labelled_samples
+
 cv2 = pytest.importorskip("cv2")
 try:
     import sounddevice  # noqa: F401 - only whether it can be
@@ -418,3 +422,62 @@ def test_neither_is_there():
     )
     assert "no camera at /dev/video0 | there is: this machine has no" in said["camera"]
     assert "no microphone 'default'" in said["microphone"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The reference network's bundle, a picture of a seven, and the word."""
+    pytest.importorskip("torch", reason="exporting needs torch")
+    from mla_edge.exporter.pipeline import ExportRequest, export
+
+    folder = tmp_path_factory.mktemp("digits")
+    bundle = export(ExportRequest("host", out=folder)).bundle
+    sevens = [
+        sample
+        for sample in labelled_samples("test", 400, 0)
+        if sample.truth == "7" and len(sample.signals) == 2
+    ]
+    with mla_edge.load(bundle.folder) as model:
+        for sample in sevens:
+            alone = [model.infer(Sample({n: s})) for n, s in sample.signals.items()]
+            if all(seen.label == "7" and seen.confidence > 0.95 for seen in alone):
+                break
+        else:
+            raise AssertionError("no seven of the simulator is clear to the eye and the ear")
+    picture, word = folder / "seven.png", folder / "seven.wav"
+    cv2.imwrite(str(picture), cv2.cvtColor(sample.signals["image"].image, cv2.COLOR_RGB2BGR))
+    with wave.open(str(word), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(
+            np.round(sample.signals["audio"].samples * 32767).astype("<i2").tobytes()
+        )
+    return bundle.folder, picture, word
+
+
+def test_the_command_sees_and_hears_a_seven(digits):
+    bundle, picture, word = digits
+    command = f"run --camera 0 --mic default --duration 8 --json --bundle '{bundle}'"
+    # The guest is up before its player of the picture is: the camera may take a moment.
+    done = subprocess.run(
+        [VDEV, f"sleep 3; exec '{sys.executable}' -m mla_edge {command}"],
+        env={
+            **{key: value for key, value in os.environ.items() if not key.startswith("VDEV_")},
+            "VDEV_VIDEO": str(picture),
+            "VDEV_WAV": str(word),
+            "VDEV_TIMEOUT": "120",
+        },
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    *decisions, last = [json.loads(line) for line in done.stdout.splitlines()]
+    summary = last["summary"]
+    print(
+        f"{summary['rate_hz']:.1f} a second, latency p50 {summary['latency_ms']['p50']:.1f} ms"
+    )
+    assert summary["decisions"] == len(decisions) >= 8 * 20
+    assert summary["modes"]["image+audio"]["share"] > 0.9
+    assert np.mean([decision["label"] == "7" for decision in decisions]) > 0.9
