@@ -7,7 +7,7 @@ from typing import Any, Dict
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mla_edge.errors import AccuracyGateError, MissingDependency, MlaEdgeError
+from mla_edge.errors import MissingDependency, MlaEdgeError
 
 INTERRUPTED = 130
 
@@ -30,8 +30,6 @@ class _Telling:
         try:
             return super().invoke(ctx)  # type: ignore[misc]
         except MlaEdgeError as error:
-            if isinstance(error, AccuracyGateError) and not error.report:
-                as_json = False  # the gate of build, which prints its object itself
             _tell(str(error), error.hint, error.exit_code, as_json, error.details)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
