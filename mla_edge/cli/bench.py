@@ -159,7 +159,7 @@ def _words(run: Dict[str, Any]) -> List[str]:
         f"deadline    {late['missed']} later than {late['ms']:g} ms, "
         f"{late['longest_run']} of them in a row",
     ]
-    lines += [f"  {name:<10}{spread(values)}" for name, values in run["stages_ms"].items()]
+    lines += [f"  {name:<12}{spread(values)}" for name, values in run["stages_ms"].items()]
     costs = [f"{run['cores']:.2f} cores", f"{run['memory_mb']:.0f} MB"]
     if run["temperature_c"] is not None:
         costs.append(f"{run['temperature_c']:.0f} °C at most")
