@@ -36,8 +36,9 @@ def power_w(root: Path = Path("/")) -> float | None:
             label = read(root, f"{folder}/in{number}_label").strip()
             volts = _number(read(root, f"{folder}/in{number}_input"))
             amperes = _number(read(root, f"{folder}/curr{number}_input"))
-            if label not in ("", "NC") and number != "7" and None not in (volts, amperes):
-                rails[label] = volts * amperes / 1e6  # type: ignore[operator]
+            named = label not in ("", "NC") and number != "7"  # the seventh sums up others
+            if named and volts is not None and amperes is not None:
+                rails[label] = volts * amperes / 1e6  # of millivolts and milliamperes
     total = next((rails[name] for name in _TOTAL_RAILS if name in rails), None)
     return total if total is not None else sum(rails.values()) if rails else None
 

@@ -78,7 +78,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     tensorrt_graph, cpu_graph, cpu_precision = float_graph, float_graph, "fp32"
     ranges: RangesOrigin | None = None
     cpu_ms: dict[str, float] = {}
-    kept: Mapping[str, tuple[str, ...]] = {}
+    kept: dict[str, tuple[str, ...]] = {}
     dla: DlaForm | None = None
     with job.steps.step("check_operators", name):
         _check_operators(job, graphs)
@@ -89,10 +89,12 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(job, part, graphs, quantized, held)
         forms = ["tensorrt", *(["cpu"] if cpu_precision == "int8" else [])]
         quantized, kept = hold_gate(job, part, float_graph, quantized, held, forms)
-        if "cpu" in kept:  # it is another graph now, and slower
+        if "cpu" in kept:  # it is another graph now, and slower: perhaps float is taken instead
             cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(
                 job, part, graphs, quantized, held
             )
+            if cpu_precision != "int8":
+                del kept["cpu"]
         tensorrt_graph = quantized / "tensorrt.onnx"
         _check_operators(job, quantized)
         if job.dla:

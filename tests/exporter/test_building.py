@@ -130,6 +130,16 @@ def call(monkeypatch, root, *words):
     return CliRunner().invoke(app, [*map(str, words)])
 
 
+def assert_it_runs(monkeypatch, root, bundle):
+    """The bundle's engines decide, on the board whose files are under ``root``."""
+    done = call(
+        monkeypatch, root, "run", "--bundle", bundle.folder, *SIMULATED, "--duration", "2",
+        "--engine", "tensorrt", "--as-fast-as-possible", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 10
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_build_and_run_on_the_board(fakes, copy, board, monkeypatch, version):
     fakes.use(version)
@@ -194,12 +204,7 @@ def test_with_enough_golden_samples_the_routing_is_chosen_again(
     assert policy["cost_ms"] != bundle.policy.cost_ms
     assert "TensorRT 8.6" in policy["measured_on"]
 
-    done = call(
-        monkeypatch, root, "run", "--bundle", bundle.folder, *SIMULATED, "--duration", "2",
-        "--engine", "tensorrt", "--as-fast-as-possible", "--json",
-    )  # fmt: skip
-    assert done.exit_code == 0, done.stderr
-    assert len(done.stdout.splitlines()) > 10
+    assert_it_runs(monkeypatch, root, bundle)
 
 
 def test_engines_answer_as_their_graphs_on_every_golden_sample(fakes, request_for):
@@ -469,12 +474,7 @@ def test_a_profile_of_the_users_own_is_exported_built_and_run_on_its_board(
         assert shown["tiers"][tier.name]["typing"] == "strong"
         proof = shown["proof"]["tiers"][tier.name]
         assert proof["top1_agreement"] == recorded[tier.name]["top1_agreement"]
-    done = call(
-        monkeypatch, root, "run", "--bundle", bundle.folder, *SIMULATED, "--duration", "2",
-        "--engine", "tensorrt", "--as-fast-as-possible", "--json",
-    )  # fmt: skip
-    assert done.exit_code == 0, done.stderr
-    assert len(done.stdout.splitlines()) > 10
+    assert_it_runs(monkeypatch, root, bundle)
 
     fakes.use("10.3")
     with pytest.raises(BundleError, match=r"is for my-thor .*, and this is agx-orin"):
