@@ -21,6 +21,9 @@ import numpy as np
 from mla_edge.errors import ConfigError
 
 POWER = 0.8  # of `units_needed`: the chance that so many units are enough
+THRESHOLDS = tuple(1.0 - float(miss) for miss in np.geomspace(1e-4, 0.75, 64))
+"""Of a confidence, from careful to bold: fixed here, so that no data has a say in them."""
+
 _BETS = (0.05, 0.1, 0.2, 0.4, 0.8)  # of what a monitor may stake at most
 
 
@@ -150,6 +153,12 @@ def certify_policy(losses: np.ndarray, *, epsilon: float, delta: float) -> int |
     return last_passing([betting_p_value(row, epsilon, delta) for row in rows], delta)
 
 
+def fewest_units(epsilon: float, delta: float) -> int:
+    """The fewest independent units that can pass at all: when none of them is lost."""
+    _check_levels(epsilon, delta)
+    return math.ceil(math.log(delta) / math.log1p(-epsilon))
+
+
 def units_needed(
     epsilon: float, delta: float, *, regret: float = 0.0, power: float = POWER
 ) -> int:
@@ -164,7 +173,7 @@ def units_needed(
             f"a regret of {regret:g} cannot be certified at epsilon {epsilon:g}",
             hint="take a larger epsilon, or a more careful threshold",
         )
-    units = math.ceil(math.log(delta) / math.log1p(-epsilon))  # without any loss
+    units = fewest_units(epsilon, delta)
     allowed = 0
     while True:
         # Only where one more loss passes does the power rise: go from one such n to the next.

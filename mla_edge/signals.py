@@ -117,4 +117,5 @@ class Prediction:
     latency_ms: float
     age_ms: float  # decision time minus the oldest capture time used
     truth: str | None = None
+    certificate: str | None = None  # its id, where one covers how this was decided
     probabilities: np.ndarray | None = field(default=None, repr=False, compare=False)

@@ -3,12 +3,13 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import typer
 from typing_extensions import Annotated
 
 from mla_edge.bundle import MANIFEST, Bundle
+from mla_edge.certificate import Certificate, read_certificate
 from mla_edge.errors import BundleError
 
 _REPORT = "report.json"
@@ -21,12 +22,13 @@ def inspect(bundle: Folder, as_json: AsJson = False) -> None:
     """Show what is inside a bundle."""
     opened = Bundle.read(bundle)
     sizes = {name: _size(opened.folder / name) for name in opened.files}
-    report = _report(opened)
+    report, certificate = _report(opened), read_certificate(opened)
     if as_json:
         shown = {**asdict(opened), "folder": str(opened.folder), "sizes_bytes": sizes}
+        shown["certificate"] = asdict(certificate) if certificate else None
         typer.echo(json.dumps({**shown, "report": report}, indent=2))
     else:
-        typer.echo("\n".join(_describe(opened, sizes, report)))
+        typer.echo("\n".join(_describe(opened, sizes, report, certificate)))
 
 
 def verify(bundle: Folder, as_json: AsJson = False) -> None:
@@ -122,7 +124,25 @@ def _accuracy(bundle: Bundle, report: Dict[str, Any]) -> List[str]:
     return lines
 
 
-def _describe(bundle: Bundle, sizes: Dict[str, int], report: Dict[str, Any]) -> List[str]:
+def _claims(certificate: Optional[Certificate]) -> List[str]:
+    """What is certified of the routing, and how often that was tried."""
+    if certificate is None:
+        return ["certificate: none"]
+    tried = len(certificate.attempts)
+    lines = [f"certificate {certificate.id}, {tried} attempt{'s' if tried > 1 else ''}:"]
+    for mode, each in certificate.modes.items():
+        lines.append(f"  {mode}: from {each.threshold:.4f} on: {each.claim(mode)}")
+    if not certificate.modes:
+        lines.append("  nothing was certified")
+    return [*lines, f"  holds for {certificate.identity.engine}"]
+
+
+def _describe(
+    bundle: Bundle,
+    sizes: Dict[str, int],
+    report: Dict[str, Any],
+    certificate: Optional[Certificate],
+) -> List[str]:
     total = sum(sizes.values()) + _size(bundle.folder / MANIFEST)
     lines = [
         f"{bundle.name}: {bundle.network} for {bundle.profile}, {total / 1e6:.1f} MB, "
@@ -146,6 +166,7 @@ def _describe(bundle: Bundle, sizes: Dict[str, int], report: Dict[str, Any]) -> 
         lines.append(
             f"  {mode}: {policy.threshold:.3f} at temperature {policy.temperature:.2f}"
         )
+    lines += _claims(certificate)
     lines += _accuracy(bundle, report)
     lines.append("files:")
     lines += [f"  {size / 1e6:8.3f} MB  {name}" for name, size in sorted(sizes.items())]

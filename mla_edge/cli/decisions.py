@@ -53,6 +53,7 @@ def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
         "latency_ms": round(prediction.latency_ms, 3),
         "age_ms": round(prediction.age_ms, 3),
         "truth": prediction.truth,
+        "certificate": prediction.certificate,
     }
 
 
@@ -116,6 +117,8 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
     for what in ("tiers", "modes"):
         shares = [f"{name} {part['share']:.1%}" for name, part in summary[what].items()]
         rows.append((what, ", ".join(shares) or "-"))
+    if summary["certified"]["decisions"]:
+        rows.append(("certified", f"{summary['certified']['share']:.1%} of the decisions"))
     if summary["accuracy"] is not None:
         rows.append(
             ("accuracy", f"{summary['accuracy']:.1%} of {summary['judged']} with known truth")

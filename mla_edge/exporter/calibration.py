@@ -13,9 +13,9 @@ import numpy as np
 from mla_edge._content import find
 from mla_edge._toml import Table
 from mla_edge.errors import ConfigError, InferenceError
-from mla_edge.exporter.recordings import read_samples
 from mla_edge.exporter.sampling import draw_samples
 from mla_edge.preprocess import Preprocessor
+from mla_edge.recordings import read_samples
 from mla_edge.signals import PRESENT, InputSpec, Reading, Sample, Signal, Tensors
 
 if TYPE_CHECKING:

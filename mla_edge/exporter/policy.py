@@ -18,14 +18,13 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from mla_edge.bundle import ModePolicy, RouterPolicy
-from mla_edge.certify import binomial_cdf
+from mla_edge.certify import THRESHOLDS, binomial_cdf, fewest_units
 
 ALWAYS = 0.0  # keep the only tier's answer
 NEVER = 1.01  # always go on to the next tier
 MAX_LOSS = 0.01
 _DOUBT = 0.1
 _SPARED = 0.02  # of the samples that could be kept, given up for a more careful threshold
-_GRID = tuple(1.0 - float(miss) for miss in np.geomspace(1e-4, 0.75, 64))
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def choose_threshold(
     right = np.stack([rows.argmax(1) == labels for rows in logits.values()])
     passed: dict[float, float] = {}  # threshold -> share of the samples it keeps
     why = "no threshold spoils too many answers"
-    for threshold in _GRID:
+    for threshold in THRESHOLDS:
         chosen = route(logits, temperature, threshold)
         answers = right[chosen, np.arange(count)]
         spoiled = int(np.sum(~answers & right[-1]))
@@ -135,7 +134,7 @@ def choose_threshold(
 
 def samples_needed(max_loss: float) -> int:
     """The fewest samples that can allow a threshold at all: none of them spoiled."""
-    return math.ceil(math.log(_DOUBT) / math.log(1.0 - max_loss))
+    return fewest_units(max_loss, _DOUBT)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

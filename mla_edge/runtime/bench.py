@@ -127,6 +127,7 @@ def bench(
             {name: TimedEngine(engine, name, stages) for name, engine in parts.engines.items()},
             TimedRouter(parts.router, stages),
             stages.timed("preprocess", parts.preprocess),
+            parts.policy,
         )
 
     with open_model(instrument) as model:

@@ -10,9 +10,10 @@ from typing import Callable, Mapping
 
 import numpy as np
 
-from mla_edge.bundle import Bundle
+from mla_edge.bundle import Bundle, RouterPolicy
+from mla_edge.certificate import identify, read_certificate
 from mla_edge.engines import Engine
-from mla_edge.engines.opening import open_tiers
+from mla_edge.engines.opening import Opened, open_tiers
 from mla_edge.errors import BundleError, ConfigError, InferenceError
 from mla_edge.profiles import load_profile_of
 from mla_edge.runtime.routing import (
@@ -36,6 +37,7 @@ class Parts:
     engines: Mapping[str, Engine]  # by tier
     router: Router
     preprocess: Preprocess
+    policy: RouterPolicy  # that the router follows
 
 
 Instrument = Callable[[Parts], Parts]
@@ -48,7 +50,7 @@ _MAX_THREADS_A_CORE = 4  # with far more, a run only switches between them
 class FusedModel:
     """Preprocess, infer and route. Not thread-safe: one model, one thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part, or what is known of them
         self,
         bundle: Bundle,
         engines: Mapping[str, Engine],
@@ -56,16 +58,21 @@ class FusedModel:
         preprocess: Preprocess,
         *,
         runs_on: str = "",
+        engines_key: str = "",
         note: str = "",
+        certified: Mapping[str, str] | None = None,
     ) -> None:
         """Take an engine for each tier of ``bundle``; most callers want ``mla_edge.load``.
 
-        ``runs_on`` says what the engines are, ``note`` why not others. BundleError says where
-        the engines do not fit the bundle.
+        ``runs_on`` says what the engines are, ``engines_key`` the machine that TensorRT's were
+        built on, ``note`` why not others; ``certified`` has the id of the certificate of each
+        mode that has one. BundleError says where the engines do not fit the bundle.
         """
         self.bundle = bundle
         self.runs_on = runs_on
+        self.engines_key = engines_key
         self.note = note
+        self._certified = dict(certified or {})
         self._tiers = bundle.tiers
         self._engines = [engines[tier.name] for tier in bundle.tiers]
         self._router = router
@@ -111,6 +118,7 @@ class FusedModel:
             latency_ms=(time.perf_counter() - start) * 1e3,
             age_ms=(now_s - min(times.values())) * 1e3,
             truth=sample.truth,
+            certificate=self._certified.get(mode),
             probabilities=probabilities,
         )
 
@@ -190,7 +198,8 @@ def open_model(
         raise BundleError(f"{folder}: {error}", hint=error.hint) from error
     opened = open_tiers(bundle, engine=engine, threads=threads)
     try:
-        parts = Parts(opened.engines, CascadeRouter(opened.policy), preprocess)
+        policy, certified, void = _certified(bundle, opened)
+        parts = Parts(opened.engines, CascadeRouter(policy), preprocess, policy)
         if instrument is not None:
             parts = instrument(parts)
         return FusedModel(
@@ -199,12 +208,31 @@ def open_model(
             parts.router,
             parts.preprocess,
             runs_on=opened.title,
-            note=opened.note,
+            engines_key=opened.key,
+            note="\n".join(text for text in (opened.note, void) if text),
+            certified=certified,
         )
     except BaseException:
         for each in opened.engines.values():
             each.close()
         raise
+
+
+def _certified(bundle: Bundle, opened: Opened) -> tuple[RouterPolicy, dict[str, str], str]:
+    """The policy to follow, the id of each mode's certificate, and why it does not hold."""
+    certificate = read_certificate(bundle)
+    if certificate is None:
+        return opened.policy, {}, ""
+    difference = certificate.identity.difference(identify(bundle, opened.title, opened.key))
+    if difference:
+        return (
+            opened.policy,
+            {},
+            f"certificate {certificate.id} does not hold here: {difference}; certify again: "
+            f"mla-edge certify {bundle.folder}",
+        )
+    ids = dict.fromkeys(certificate.modes, certificate.id)
+    return certificate.apply(opened.policy), ids, ""
 
 
 def _profile_threads(bundle: Bundle) -> int:

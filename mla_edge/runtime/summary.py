@@ -25,6 +25,7 @@ class Summary:
         self._faults: dict[str, Counter[str]] = {}
         self._latency_ms = _Spread()
         self._age_ms = _Spread()
+        self._certified = 0
         self._judged = 0
         self._right = 0
 
@@ -35,6 +36,7 @@ class Summary:
         self._modes[prediction.mode] += 1
         self._latency_ms.add(prediction.latency_ms)
         self._age_ms.add(prediction.age_ms)
+        self._certified += prediction.certificate is not None
         if prediction.truth is not None:
             self._judged += 1
             self._right += prediction.label == prediction.truth
@@ -55,6 +57,7 @@ class Summary:
             "rate_hz": round(self.decisions / seconds, 3) if seconds > 0 else None,
             "tiers": self._shares(self._tiers),
             "modes": self._shares(self._modes),
+            "certified": self._part(self._certified),
             "latency_ms": self._latency_ms.to_dict(),
             "age_ms": self._age_ms.to_dict(),
             "accuracy": round(self._right / self._judged, 5) if self._judged else None,
@@ -64,10 +67,11 @@ class Summary:
         }
 
     def _shares(self, counts: Mapping[str, int]) -> dict[str, dict[str, float]]:
-        return {
-            name: {"decisions": count, "share": round(count / self.decisions, 5)}
-            for name, count in sorted(counts.items())
-        }
+        return {name: self._part(count) for name, count in sorted(counts.items())}
+
+    def _part(self, count: int) -> dict[str, float]:
+        share = count / self.decisions if self.decisions else 0.0
+        return {"decisions": count, "share": round(share, 5)}
 
 
 class _Spread:

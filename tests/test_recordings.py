@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from mla_edge.errors import ConfigError
-from mla_edge.exporter.recordings import read_samples
+from mla_edge.recordings import read_samples
 from mla_edge.signals import InputSpec
 
+BOTH = (InputSpec("image", "image", (1, 3, 16, 16)), InputSpec("audio", "audio", (1, 800), 800))
 SOUND = (InputSpec("audio", "audio", (1, 8000), 8000),)
 VALUES = (InputSpec("imu", "tensor", (1, 6)),)
 
@@ -95,19 +96,19 @@ def test_a_file_with_something_else_than_an_array_in_it_is_refused(tmp_path):
         ),
     ],
 )
-def test_a_file_of_the_wrong_shape_is_refused_by_name(tmp_path, network, arrays, message):
+def test_a_file_of_the_wrong_shape_is_refused_by_name(tmp_path, arrays, message):
     path = tmp_path / "mine.npz"
     np.savez(path, **arrays)
     with pytest.raises(ConfigError, match=message):
-        read_samples(path, network.inputs)
+        read_samples(path, BOTH)
 
 
-def test_a_cut_off_file_is_refused(tmp_path, network):
+def test_a_cut_off_file_is_refused(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, image=np.zeros((40, 48, 64, 3), np.uint8))
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ConfigError, match="mine.npz: cannot be read"):
-        read_samples(path, network.inputs)
+        read_samples(path, BOTH)
 
 
 def test_a_damaged_compressed_file_of_samples_is_named(tmp_path):

@@ -1,0 +1,203 @@
+"""The certificate of a bundle: what is claimed of its routing, of what data, and for what.
+
+It lies in the bundle as ``certificates/<sha256>.json``, listed and sealed like every file, and
+holds only for the graphs, the engine and the preprocessing that it names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import platform
+import re
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Mapping
+
+from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy, write_atomically
+from mla_edge.errors import BundleError
+from mla_edge.machine_files import read
+
+FOLDER = "certificates"
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class ModeCertificate:
+    """What is claimed in one mode; ``threshold`` and ``temperature`` are what routes there."""
+
+    epsilon: float
+    delta: float  # of all attempts on this data together
+    units: int
+    losses: int
+    p_value: float
+    temperature: float
+    threshold: float
+    kept: float  # share of the units that lite answered
+    data_sha256: str
+    made: str  # ISO 8601, UTC
+
+    def claim(self, mode: str) -> str:
+        """The claim, in one sentence."""
+        return (
+            f"with probability at least {1 - self.delta:.4g} over the {self.units} units that "
+            f"certified it, at most {self.epsilon:.4g} of the decisions in mode {mode} are "
+            "wrong where the full tier's is right, for moments exchangeable with those units"
+        )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One look at certification data, whatever came of it."""
+
+    data_sha256: str
+    epsilon: float
+    delta: float
+    made: str  # ISO 8601, UTC
+    certified: tuple[str, ...]  # modes
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a certificate is bound to: another one of these may decide otherwise."""
+
+    graphs: Mapping[str, str]  # path in the bundle -> sha256
+    engine: str
+    preprocessing: str  # sha256
+
+    def difference(self, other: Identity) -> str:
+        """What of ``other`` is not as it is here, in words; empty where all is."""
+        if self.graphs != other.graphs:
+            return "the graphs are others"
+        if self.engine != other.engine:
+            return f"it is of {self.engine}, this is {other.engine}"
+        return "" if self.preprocessing == other.preprocessing else "preprocessing is another"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The claims of every mode that has one, and every attempt there was."""
+
+    identity: Identity
+    modes: Mapping[str, ModeCertificate] = field(default_factory=dict)
+    attempts: tuple[Attempt, ...] = ()
+    id: str = ""  # the first letters of its sha256, where it is in a bundle
+
+    def apply(self, policy: RouterPolicy) -> RouterPolicy:
+        """``policy`` with what is certified in place of what was chosen at export."""
+        certified = {
+            mode: ModePolicy(each.temperature, each.threshold)
+            for mode, each in self.modes.items()
+        }
+        return dataclasses.replace(policy, modes={**policy.modes, **certified})
+
+
+def identify(bundle: Bundle, engine: str, key: str = "") -> Identity:
+    """What decides in ``bundle`` when ``engine`` runs it, ready to be compared.
+
+    ``key`` is of the machine that its TensorRT engines were built on, where they run.
+    """
+    plans = f"engines/{key}/"
+    graphs = {
+        name: sha256
+        for name, sha256 in sorted(bundle.files.items())
+        if name.startswith("graphs/")
+        or (key and name.startswith(plans) and name.endswith(".plan"))
+    }
+    return Identity(graphs, _whole_name(engine), _preprocessing(bundle))
+
+
+def read_certificate(bundle: Bundle) -> Certificate | None:
+    """The certificate that lies in ``bundle``; BundleError where it is damaged."""
+    name = _name(bundle)
+    if name is None:
+        return None
+    path = bundle.folder / name
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Certificate(
+            Identity(**found["identity"]),
+            {mode: _checked(values) for mode, values in found["modes"].items()},
+            tuple(
+                Attempt(
+                    **{
+                        **row,
+                        "certified": tuple(row["certified"]),
+                        "failed": tuple(row["failed"]),
+                    }
+                )
+                for row in found["attempts"]
+            ),
+            id=path.stem,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"{path}: is no certificate of this version: {error!r}",
+            hint="export the bundle again, and certify it on new data",
+        ) from error
+
+
+def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
+    """Put ``certificate`` in the place of the one in ``bundle``: a reader sees one of them."""
+    content = {
+        "identity": dataclasses.asdict(certificate.identity),
+        "modes": {
+            mode: {**dataclasses.asdict(each), "claim": each.claim(mode)}
+            for mode, each in certificate.modes.items()
+        },
+        "attempts": [dataclasses.asdict(attempt) for attempt in certificate.attempts],
+    }
+    data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+    sha256 = hashlib.sha256(data).hexdigest()
+    name, old = f"{FOLDER}/{sha256[:12]}.json", _name(bundle)
+    (bundle.folder / FOLDER).mkdir(exist_ok=True)
+    write_atomically(bundle.folder / name, data)
+    files = {each: hashed for each, hashed in bundle.files.items() if each != old}
+    changed = dataclasses.replace(bundle, files={**files, name: sha256})
+    try:
+        changed.write()
+    except BaseException:
+        if name not in bundle.files:
+            (bundle.folder / name).unlink()
+        raise
+    if old is not None and old != name:
+        (bundle.folder / old).unlink()
+    return changed
+
+
+def _name(bundle: Bundle) -> str | None:
+    return next((name for name in bundle.files if name.startswith(f"{FOLDER}/")), None)
+
+
+def _checked(values: Mapping[str, Any]) -> ModeCertificate:
+    known = {each.name for each in dataclasses.fields(ModeCertificate)}
+    made = ModeCertificate(**{key: value for key, value in values.items() if key in known})
+    numbers = (made.temperature, made.threshold)
+    if not all(isinstance(n, float) and math.isfinite(n) and n > 0 for n in numbers):
+        raise ValueError(f"temperature and threshold are {numbers}")
+    return made
+
+
+def _whole_name(engine: str) -> str:
+    """``engine`` with what its INT8 depends on: ONNX Runtime's version, and the processor."""
+    if not engine.startswith("ONNX Runtime"):
+        return engine  # TensorRT's says its version and the GPU's architecture
+    found = re.search(r"^model name\s*: (.+)$", read(Path("/"), "proc/cpuinfo"), re.MULTILINE)
+    processor = found.group(1).strip() if found else platform.machine()
+    for package in _RUNTIMES:
+        try:
+            return f"{engine} {version(package)} on {processor}"
+        except PackageNotFoundError:
+            pass
+    return f"{engine} on {processor}"
+
+
+def _preprocessing(bundle: Bundle) -> str:
+    """Of the code that prepares a sample, and of the inputs that it prepares."""
+    digest = hashlib.sha256(repr(bundle.inputs).encode())
+    digest.update((Path(__file__).parent / "preprocess.py").read_bytes())
+    return digest.hexdigest()

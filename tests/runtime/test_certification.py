@@ -1,0 +1,249 @@
+"""``certify``: the claim it writes, what it refuses, and what voids it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from colours import (
+    COLOURS,
+    DULL_RED,
+    FULL,
+    INPUTS,
+    LITE,
+    frame,
+    make_bundle,
+    sample,
+    write_graph,
+)
+from typer.testing import CliRunner
+
+import mla_edge
+from mla_edge import certificate as certificates
+from mla_edge.bundle import Bundle, sha256_of
+from mla_edge.certificate import read_certificate
+from mla_edge.certify import binomial_cdf, fewest_units
+from mla_edge.cli import app
+from mla_edge.errors import BundleError, ConfigError
+from mla_edge.recordings import read_recording
+from mla_edge.runtime.certification import certify_bundle
+
+NAMES = tuple(COLOURS)
+
+
+def call(*words):
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def record(path, count=400, *, labels=None, seed=0, **arrays):
+    """Pictures of a colour and no sound, so only the mode "image" has data."""
+    rng = np.random.default_rng(seed)
+    shown = rng.integers(3, size=count)
+    pictures = np.zeros((count, 16, 16, 3), np.uint8)
+    for row, colour in enumerate(shown):
+        pictures[row] = COLOURS[NAMES[colour]]
+    truth = [NAMES[colour] for colour in shown] if labels is None else labels
+    present = np.tile([1, 0], (count, 1))
+    made = {"image": pictures, "audio": np.zeros((count, 800), np.float32), "labels": truth}
+    np.savez(path, **{**made, "present": present, **arrays})
+    return path
+
+
+@pytest.fixture
+def contrary(tmp_path):
+    """Makes a bundle whose full tier never says what lite says; lite is as sure as told."""
+
+    def make(lite_scale):
+        bundle = make_bundle(tmp_path / "colours-host")
+        hashes = {}
+        for tier, scale in ((LITE, lite_scale), (FULL, -18)):
+            for cpu in (True, False):
+                path = bundle.graph(tier.name, cpu=cpu)
+                write_graph(path, tier, scale=scale)
+                hashes[path.relative_to(bundle.folder).as_posix()] = sha256_of(path)
+        bundle = replace(bundle, files={**bundle.files, **hashes})
+        bundle.write()
+        return bundle
+
+    return make
+
+
+def test_a_mode_that_loses_nothing_is_certified_and_routes_by_it(small_bundle, tmp_path):
+    data = record(tmp_path / "new.npz")
+    assert small_bundle.policy.modes["image"].threshold == 0.8
+    done = call("certify", small_bundle.folder, "--recording", data, "--json")
+    assert done.exit_code == 0, done.stderr
+    shown = json.loads(done.stdout)
+    mode = shown["modes"]["image"]
+    assert mode["certified"]
+    assert (mode["units"], mode["losses"], mode["kept"]) == (400, 0, 1.0)
+    assert mode["p_value"] == pytest.approx(binomial_cdf(0, 400, 0.01))
+    assert mode["threshold"] == pytest.approx(0.25)  # nothing was lost by any
+    assert mode["claim"].startswith(
+        "with probability at least 0.95 over the 400 units that certified it, at most 0.01 of"
+    )
+    for other in ("audio", "image+audio"):
+        assert not shown["modes"][other]["certified"]
+        assert "0 independent units" in shown["modes"][other]["why"]
+    with mla_edge.load(small_bundle.folder) as model:
+        unsure = model.infer(sample(image=frame(DULL_RED)))  # 0.6: below what export chose
+        heard = model.infer(sample(audio=mla_edge.Sound(np.ones(800, np.float32), 800, 0.0)))
+    written = Bundle.read(small_bundle.folder)
+    written.check_hashes()
+    assert (unsure.tier, unsure.certificate) == ("lite", read_certificate(written).id)
+    assert heard.certificate is None
+    assert written.policy == small_bundle.policy  # what export chose is not lost
+
+
+def test_run_says_what_is_covered_and_inspect_what_is_claimed(small_bundle, tmp_path):
+    call("certify", small_bundle.folder, "--recording", record(tmp_path / "new.npz"))
+    words = ["--bundle", small_bundle.folder, "--camera", "sim://digits?size=96x64", "--json"]
+    ran = call("run", *words, "--mic", "none", "--duration", 0.5)
+    assert ran.exit_code == 0, ran.stderr
+    *decisions, last = [json.loads(line) for line in ran.stdout.splitlines()]
+    id_ = read_certificate(Bundle.read(small_bundle.folder)).id
+    assert {decision["certificate"] for decision in decisions} == {id_}
+    assert last["summary"]["certified"] == {"decisions": len(decisions), "share": 1.0}
+    inspected = call("inspect", small_bundle.folder)
+    assert f"certificate {id_}, 1 attempt:" in inspected.stdout
+    assert "image: from 0.2500 on: with probability at least 0.95" in inspected.stdout
+
+
+def test_a_mode_that_loses_is_not_certified_and_the_attempt_is_kept(contrary, tmp_path):
+    bundle = contrary(60)  # lite is wrong, and sure of it
+    red = np.tile(np.uint8(COLOURS["red"]), (400, 16, 16, 1))
+    data = record(tmp_path / "new.npz", labels=["green"] * 400, image=red)
+    done = call("certify", bundle.folder, "--recording", data, "--json")
+    assert done.exit_code == 4
+    told = json.loads(done.stdout)
+    assert "no mode can be certified" in told["problem"]
+    assert "wrong in 400 of 400 units" in told["modes"]["image"]["why"]
+    kept = read_certificate(Bundle.read(bundle.folder))
+    assert kept.modes == {}
+    assert [attempt.failed for attempt in kept.attempts] == [("image",)]
+    assert "nothing was certified" in call("inspect", bundle.folder).stdout
+
+
+def test_where_lite_is_always_wrong_the_threshold_is_above_all_of_it(contrary, tmp_path):
+    bundle = contrary(6)  # wrong with a confidence of 0.995
+    red = np.tile(np.uint8(COLOURS["red"]), (400, 16, 16, 1))
+    data = record(tmp_path / "new.npz", labels=["green"] * 400, image=red)
+    image = certify_bundle(bundle.folder, data).modes[1].certificate
+    assert np.exp(6) / (np.exp(6) + 2) < image.threshold < 0.9999
+    assert (image.kept, image.losses) == (0, 0)
+    with mla_edge.load(bundle.folder) as model:
+        prediction = model.infer(sample(image=frame("red")))
+    assert (prediction.label, prediction.tier) == ("green", "full")
+    assert prediction.certificate is not None
+
+
+def test_data_is_used_once_and_a_second_look_costs_confidence(small_bundle, tmp_path):
+    data = record(tmp_path / "new.npz")
+    certify_bundle(small_bundle.folder, data)
+    with pytest.raises(ConfigError, match="certified this bundle before") as caught:
+        certify_bundle(small_bundle.folder, data, epsilon=0.02)
+    assert "--again" in caught.value.hint
+    second = certify_bundle(small_bundle.folder, data, epsilon=0.02, again=True)
+    assert second.attempt == 2
+    image = next(each for each in second.modes if each.mode == "image").certificate
+    assert (image.epsilon, image.delta) == (0.02, pytest.approx(0.1))
+    # The same samples in another file, compressed: still the same data.
+    with np.load(data) as arrays:
+        np.savez_compressed(tmp_path / "copy.npz", **arrays)
+    with pytest.raises(ConfigError, match="certified this bundle before"):
+        certify_bundle(small_bundle.folder, tmp_path / "copy.npz")
+    fresh = certify_bundle(small_bundle.folder, record(tmp_path / "other.npz", seed=1))
+    assert fresh.attempt == 1
+    assert len(read_certificate(fresh.bundle).attempts) == 3
+    assert len(list((small_bundle.folder / "certificates").iterdir())) == 1
+
+
+def test_too_little_data_is_not_looked_at(small_bundle, tmp_path):
+    least = fewest_units(0.01, 0.05)
+    assert least == 299
+    data = record(tmp_path / "few.npz", least - 1)
+    done = call("certify", small_bundle.folder, "--recording", data)
+    assert done.exit_code == 4
+    assert "image: not certified: 298 independent units cannot show it: 1 more are" in (
+        done.stderr
+    )
+    assert read_certificate(Bundle.read(small_bundle.folder)) is None  # so it is not used up
+    assert certify_bundle(small_bundle.folder, data, epsilon=0.05).attempt == 1
+
+
+def test_samples_of_one_unit_count_once(small_bundle, tmp_path):
+    clips = np.arange(900) // 3
+    data = record(tmp_path / "clips.npz", 900, units=clips)
+    done = call("certify", small_bundle.folder, "--recording", data, "--dry-run", "--json")
+    assert json.loads(done.stdout)["modes"]["image"]["units"] == 300
+    assert json.loads(done.stdout)["attempt"] == 0
+    assert "every row was taken" not in done.stderr
+    assert read_certificate(Bundle.read(small_bundle.folder)) is None
+    assert certify_bundle(small_bundle.folder, data).modes[1].certificate.units == 300
+
+
+def test_another_engine_graph_or_preprocessing_voids_it(small_bundle, tmp_path, monkeypatch):
+    call("certify", small_bundle.folder, "--recording", record(tmp_path / "new.npz"))
+    with monkeypatch.context() as patch:
+        patch.setattr(certificates, "version", lambda package: "0.1")
+        with mla_edge.load(small_bundle.folder) as model:
+            prediction = model.infer(sample(image=frame(DULL_RED)))
+    assert "does not hold here: it is of ONNX Runtime" in model.note
+    assert "mla-edge certify" in model.note
+    assert (prediction.tier, prediction.certificate) == ("full", None)
+    bundle = Bundle.read(small_bundle.folder)
+    held = read_certificate(bundle).identity
+    for changed, why in (
+        (replace(held, graphs={}), "the graphs are others"),
+        (replace(held, preprocessing=""), "preprocessing is another"),
+    ):
+        assert held.difference(changed) == why
+    assert held.difference(held) == ""
+
+
+def test_a_damaged_certificate_is_named(small_bundle, tmp_path):
+    outcome = certify_bundle(small_bundle.folder, record(tmp_path / "new.npz"))
+    name = next(name for name in outcome.bundle.files if name.startswith("certificates/"))
+    path = small_bundle.folder / name
+    path.write_text(path.read_text().replace('"threshold": 0.25', '"threshold": null'))
+    files = {**outcome.bundle.files, name: sha256_of(path)}
+    replace(outcome.bundle, files=files).write()
+    with pytest.raises(BundleError, match="is no certificate of this version"):
+        mla_edge.load(small_bundle.folder)
+
+
+def test_one_tier_has_nothing_to_certify(tmp_path):
+    bundle = make_bundle(tmp_path / "one", tiers=[FULL])
+    with pytest.raises(ConfigError, match=r"has 1 tier\(s\)"):
+        certify_bundle(bundle.folder, record(tmp_path / "new.npz"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"labels": ["pink"] * 400}, "'pink' in 'labels' is no class of the bundle"),
+        ({"labels": ["red"]}, r"'labels' is <U3 \[1\]"),
+        ({"units": [1, 2]}, r"'units' is int64 \[2\]"),
+        ({"present": np.ones(400)}, r"'present' is float64 \[400\]"),
+        ({"present": np.full((400, 2), 0.5)}, r"'present' is float64 \[400, 2\]"),
+    ],
+)
+def test_a_recording_that_does_not_fit_is_refused_by_array(tmp_path, arrays, message):
+    data = record(tmp_path / "new.npz", **arrays)
+    with pytest.raises(ConfigError, match=message):
+        read_recording(data, INPUTS, NAMES)
+
+
+def test_a_recording_without_classes_is_refused(tmp_path):
+    rows = {"image": np.zeros((3, 8, 8, 3), np.uint8), "audio": np.zeros((3, 800))}
+    np.savez(tmp_path / "new.npz", **rows)
+    with pytest.raises(ConfigError, match="no array 'labels'"):
+        read_recording(tmp_path / "new.npz", INPUTS, NAMES)
+
+
+@pytest.mark.parametrize("words", [("--epsilon", 0), ("--delta", 1.5)])
+def test_what_is_no_probability_is_refused(small_bundle, tmp_path, words):
+    data = record(tmp_path / "new.npz")
+    done = call("certify", small_bundle.folder, "--recording", data, *words)
+    assert done.exit_code == 2
+    assert "it lies between 0 and 1" in done.stderr
