@@ -33,6 +33,8 @@ from mla_edge.runtime.model import FusedModel, Parts, open_model
 from mla_edge.runtime.routing import Verdict, softmax
 from mla_edge.signals import Sample
 
+_SMALLEST = 1e-4
+
 Progress = Callable[[str, int, int], None]  # mode, done, of how many
 
 
@@ -82,6 +84,10 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
             f"{bundle.name} has {len(bundle.tiers)} tier(s), a certificate is of two",
             hint="with one tier nothing is routed, so nothing is lost by it",
         )
+    if epsilon < _SMALLEST:
+        raise ConfigError(
+            f"epsilon is {epsilon:g}", hint=f"give {_SMALLEST:g} or more: less takes millions"
+        )
     goal = units_needed(epsilon, delta, regret=epsilon / 4)
     data = read_recording(Path(recording), bundle.inputs, bundle.labels)
     before = read_certificate(bundle)
@@ -103,12 +109,14 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
         return Outcome(bundle, tuple(outcomes.values()), 0, data.told_units)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
     total = delta + sum(attempt.delta for attempt in spent)
-    listener = _Listener(bundle.policy)
+    listener = Listener(bundle.policy)
     with open_model(folder, engine=engine, threads=threads, instrument=listener.hear) as model:
         identity = identify(bundle, model.runs_on, model.engines_key)
         for mode, chosen in large.items():
-            heard = _hear(model, listener, data, chosen, mode, on_progress or _ignore)
-            found = certify_threshold(*heard, THRESHOLDS, epsilon=epsilon, delta=delta)
+            heard = hear(model, listener, data, chosen, mode, on_progress or _ignore)
+            found = certify_threshold(
+                heard.scores, heard.regrets, THRESHOLDS, epsilon=epsilon, delta=delta
+            )
             outcomes[mode] = _judge(mode, found, goal)
             if found.threshold is not None:
                 certificate = ModeCertificate(
@@ -119,7 +127,7 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
                     p_value=found.p_value,
                     temperature=listener.temperature(mode),
                     threshold=found.threshold,
-                    kept=float(np.mean(heard[0] >= found.threshold)),
+                    kept=float(np.mean(heard.scores >= found.threshold)),
                     data_sha256=data.sha256,
                     made=made,
                 )
@@ -136,50 +144,71 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
     return Outcome(written, tuple(outcomes.values()), len(spent) + 1, data.told_units)
 
 
-class _Listener:
+@dataclass(frozen=True)
+class Heard:
+    """What both tiers said of some moments: arrays [units]."""
+
+    scores: np.ndarray  # lite's confidence
+    lite_right: np.ndarray
+    full_right: np.ndarray
+
+    @property
+    def regrets(self) -> np.ndarray:
+        """Where only the full tier was right."""
+        return np.asarray(self.full_right & ~self.lite_right)
+
+
+class Listener:
     """A router that keeps no answer of lite, but writes down how sure it was, and of what."""
 
     def __init__(self, policy: RouterPolicy) -> None:
-        self.best = -1
-        self.confidence = 0.0
+        """Take the temperatures of ``policy``."""
+        self.best = -1  # class that lite gave last
+        self.confidence = 0.0  # and how sure it was
         self._policy = policy
 
     def hear(self, parts: Parts) -> Parts:
+        """Take the router's place: an ``Instrument``."""
         self._policy = parts.policy
         return dataclasses.replace(parts, router=self)
 
     def temperature(self, mode: str) -> float:
+        """What lite's logits are divided by in ``mode``."""
         return self._policy.modes[mode].temperature
 
     def skip(self, mode: str) -> str | None:
+        """Nothing is skipped."""
         return None
 
     def judge(self, mode: str, logits: np.ndarray) -> Verdict:
+        """Write down what ``logits`` [classes] say, and ask the full tier too."""
         probabilities = softmax(logits, self.temperature(mode))
         self.best = int(probabilities.argmax())
         self.confidence = float(probabilities[self.best])
         return Verdict(False, probabilities)
 
 
-def _hear(
+def hear(  # noqa: PLR0913 - who listens to whom, on what
     model: FusedModel,
-    listener: _Listener,
+    listener: Listener,
     data: Recording,
     rows: Sequence[int],
     mode: str,
     on_progress: Progress,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lite's confidence in each of ``rows``, and whether only full was right; [units] both."""
+) -> Heard:
+    """What the tiers of ``model``, opened with ``listener``, say of ``rows`` in ``mode``."""
     names, labels = mode.split("+"), model.bundle.labels
-    scores, regrets = np.zeros(len(rows)), np.zeros(len(rows), bool)
+    scores = np.zeros(len(rows))
+    lite_right, full_right = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     for number, row in enumerate(rows):
-        signals = data.samples[row].signals
-        full = model.infer(Sample({name: signals[name] for name in names})).label
-        lite, truth = labels[listener.best], data.labels[row]
+        signals, truth = data.samples[row].signals, data.labels[row]
+        full_right[number] = (
+            model.infer(Sample({name: signals[name] for name in names})).label == truth
+        )
+        lite_right[number] = labels[listener.best] == truth
         scores[number] = listener.confidence
-        regrets[number] = lite != truth and full == truth
         on_progress(mode, number + 1, len(rows))
-    return scores, regrets
+    return Heard(scores, lite_right, full_right)
 
 
 def _rows(data: Recording, mode: str) -> list[int]:

@@ -241,9 +241,17 @@ def test_a_recording_without_classes_is_refused(tmp_path):
         read_recording(tmp_path / "new.npz", INPUTS, NAMES)
 
 
-@pytest.mark.parametrize("words", [("--epsilon", 0), ("--delta", 1.5)])
-def test_what_is_no_probability_is_refused(small_bundle, tmp_path, words):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--epsilon", 0), "give 0.0001 or more"),
+        (("--epsilon", 1e-9), "give 0.0001 or more"),
+        (("--epsilon", 1), "it lies between 0 and 1"),
+        (("--delta", 1.5), "it lies between 0 and 1"),
+    ],
+)
+def test_what_is_no_probability_is_refused(small_bundle, tmp_path, words, said):
     data = record(tmp_path / "new.npz")
     done = call("certify", small_bundle.folder, "--recording", data, *words)
     assert done.exit_code == 2
-    assert "it lies between 0 and 1" in done.stderr
+    assert said in done.stderr
