@@ -4,7 +4,7 @@
 
 Moments are made of pictures and recordings that training never saw, each used once: a unit is a
 handwritten picture (camera), or a take of a speaker (microphone, both). Each moment is worn as
-in the training: light, clutter, blur and covers, noise at -10 to 50 dB. BUNDLE should be an
+in the training: light, clutter, blur and covers; sound at -10 to 30 dB. BUNDLE should be an
 export without --data, so that the moments chose nothing in it either.
 
 Three things come of it for each mode:
@@ -35,7 +35,15 @@ import numpy as np
 from mla_edge.bundle import ModePolicy, RouterPolicy
 from mla_edge.certify import THRESHOLDS, certify_threshold, fewest_units
 from mla_edge.errors import MlaEdgeError
-from mla_edge.networks.digits_data import SIZE, DigitsData, DigitsMaker, add_noise, place
+from mla_edge.exporter.policy import NEVER
+from mla_edge.networks.digits_data import (
+    RATE_HZ,
+    SIZE,
+    DigitsData,
+    DigitsMaker,
+    add_noise,
+    place,
+)
 from mla_edge.recordings import Recording
 from mla_edge.runtime.certification import Heard, Listener, hear
 from mla_edge.runtime.model import FusedModel, open_model
@@ -43,9 +51,7 @@ from mla_edge.runtime.routing import CascadeRouter
 from mla_edge.signals import Frame, Sample, Signal, Sound
 from mla_edge.simulator.scene import compose, degrade
 
-RATE_HZ = 8000
 TURN = 50
-NEVER = 1.01
 MODES = ("image", "audio", "image+audio")
 
 

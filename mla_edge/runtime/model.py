@@ -229,7 +229,7 @@ def _certified(bundle: Bundle, opened: Opened) -> tuple[RouterPolicy, dict[str, 
             opened.policy,
             {},
             f"certificate {certificate.id} does not hold here: {difference}; certify again: "
-            f"mla-edge certify {bundle.folder}",
+            f"mla-edge certify {bundle.folder} --recording FILE",
         )
     ids = dict.fromkeys(certificate.modes, certificate.id)
     return certificate.apply(opened.policy), ids, ""
