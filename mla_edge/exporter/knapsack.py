@@ -11,7 +11,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-_BINS = 20_000  # of the latency axis
+_BINS = 10_000  # of the latency axis
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def choose_widths(
     """The width of every group with the least sum of losses whose costs fit into the budget.
 
     Dynamic programming, group after group, over the choices that no other beats in both cost
-    and loss. Where those are more than 20,000, one is kept in each of as many bins of the
+    and loss. Where those are more than 10,000, one is kept in each of as many bins of the
     budget: the choice is then the best of a budget that is smaller by one bin a group. None
     where even the cheapest widths do not fit. ValueError for a group without options, and for a
     cost or a loss that is negative or not finite.
@@ -57,7 +57,7 @@ def choose_widths(
 
 
 def _unbeaten(costs: np.ndarray, losses: np.ndarray, most_ms: float) -> np.ndarray:
-    """The indices of those that fit and lose less than all that cost no more, cheapest first."""
+    """Indices of those that fit and lose less than all that cost no more, cheapest first."""
     order = np.lexsort((losses, costs))
     order = order[costs[order] <= most_ms]
     if not len(order):
