@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import torch
 
@@ -53,36 +54,88 @@ class Pruned:
     parameters_after: int
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads a width: its input channels, and which of the width each one reads."""
+
+    layer: str
+    columns: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A width that can be made smaller, and in which order pruning would take it away."""
+
+    layer: str
+    kind: str  # "channels" or "heads"
+    width: int
+    weakest: tuple[int, ...]  # of the channels or heads, the weakest first
+    readers: tuple[Reader, ...] = ()  # of channels; heads go by `prune` alone
+
+
 def prune(
     module: torch.nn.Module,
     example: Sequence[torch.Tensor],
     *,
     channels: float = 0.0,
     heads: float = 0.0,
+    widths: Mapping[str, int] | None = None,
 ) -> Pruned:
     """A copy of ``module`` without the least important shares of inner channels and heads.
 
     Importance is the group L2 norm (Fang et al. 2023, DepGraph). Never removes more than the
-    share asked for: widths round up to a multiple of 16. ``example`` is one input of each kind.
-    ExportError if the smaller network no longer runs or its outputs changed shape.
+    share asked for: widths round up to a multiple of 16. ``widths`` says by layer how many
+    channels or heads are left instead. ``example`` is one input of each kind. ExportError if
+    the smaller network no longer runs or its outputs changed shape, or if ``widths`` names what
+    cannot be pruned, or not to that width.
     """
     before = _parameters(module)
     smaller = copy.deepcopy(module)
+    wanted = dict(widths or {})
     changes = []
-    if heads:
-        changes += _prune_heads(smaller, heads)
-    if channels:
-        changes += _prune_channels(smaller, example, channels)
+    if heads or wanted:
+        changes += _prune_heads(smaller, heads, wanted)
+    if channels or wanted:
+        changes += _prune_channels(smaller, example, channels, wanted)
+    if wanted:
+        raise ExportError(
+            f"prune: {', '.join(sorted(wanted))}: no width that can be pruned",
+            hint="find_groups gives the names of those that can be",
+        )
     if changes:
         _check(module, smaller, example, changes)
     return Pruned(smaller, tuple(changes), before, _parameters(smaller))
 
 
-def _prune_heads(module: torch.nn.Module, share: float) -> list[Change]:
+def find_groups(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> list[Group]:
+    """Every width of ``module`` that `prune` can make smaller."""
+    found = [
+        Group(name, "heads", int(part.heads), tuple(part.head_importance().argsort().tolist()))
+        for name, part in _attentions(module)
+    ]
+    copied = copy.deepcopy(module)
+    names = {part: name for name, part in copied.named_modules()}
+    with _dependencies(copied, example) as graph:
+        for layer in _prunable(copied, graph):
+            group = _group(graph, layer)
+            readers = tuple(
+                Reader(names[item.dep.target.module], tuple(item.idxs), tuple(item.root_idxs))
+                for item in group.items
+                if isinstance(item.dep.target.module, _WEIGHTED)
+                and graph.is_in_channel_pruning_fn(item.dep.handler)
+            )
+            weakest = tuple(_importance(group).argsort().tolist())
+            found.append(Group(names[layer], "channels", _out_width(layer), weakest, readers))
+    return sorted(found, key=lambda group: group.layer)
+
+
+def _prune_heads(module: torch.nn.Module, share: float, wanted: dict[str, int]) -> list[Change]:
     changes = []
     for name, attention in _attentions(module):
         before = int(attention.heads)
         after = max(1, math.ceil(before * (1 - share)))
+        after = _take(wanted, name, before, after)
         if after < before:
             strongest = attention.head_importance().argsort(descending=True)[:after]
             attention.prune_heads(sorted(strongest.tolist()))
@@ -91,29 +144,58 @@ def _prune_heads(module: torch.nn.Module, share: float) -> list[Change]:
 
 
 def _prune_channels(
-    module: torch.nn.Module, example: Sequence[torch.Tensor], share: float
+    module: torch.nn.Module,
+    example: Sequence[torch.Tensor],
+    share: float,
+    wanted: dict[str, int],
 ) -> list[Change]:
     names = {part: name for name, part in module.named_modules()}
-    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
-    graph = torch_pruning.DependencyGraph()
-    trained = [p.requires_grad for p in module.parameters()]
-    module.requires_grad_(True)  # the dependency graph follows autograd
     changes = []
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")  # about parameters that we never prune
-        graph.build_dependency(module, example_inputs=tuple(example), verbose=False)
+    with _dependencies(module, example) as graph:
         for layer in _prunable(module, graph):
             before = _out_width(layer)
             after = math.ceil(before * (1 - share) / ROUND_TO) * ROUND_TO
+            after = _take(wanted, names[layer], before, after)
             if after < before:
                 group = _group(graph, layer)
-                weakest = importance(group).argsort()[: before - after]
+                weakest = _importance(group).argsort()[: before - after]
                 group.prune(sorted(weakest.tolist()))
                 changes.append(Change(names[layer], "channels", before, after))
+    return changes
+
+
+def _take(wanted: dict[str, int], name: str, before: int, otherwise: int) -> int:
+    """The width that ``name`` is to have; what was wanted of it is taken out of ``wanted``."""
+    after = wanted.pop(name, otherwise)
+    if not 1 <= after <= before:
+        raise ExportError(
+            f"prune: {name} is {before} wide and cannot be made {after}",
+            hint=f"give it a width of 1 to {before}",
+        )
+    return after
+
+
+@contextmanager
+def _dependencies(
+    module: torch.nn.Module, example: Sequence[torch.Tensor]
+) -> Iterator[torch_pruning.DependencyGraph]:
+    """Which widths of ``module`` hang together; its parameters are as they were afterwards."""
+    graph = torch_pruning.DependencyGraph()
+    trained = [p.requires_grad for p in module.parameters()]
+    module.requires_grad_(True)  # the dependency graph follows autograd
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # about parameters that we never prune
+        graph.build_dependency(module, example_inputs=tuple(example), verbose=False)
+        yield graph
     for parameter, was in zip(module.parameters(), trained):
         parameter.requires_grad_(was)
     module.zero_grad(set_to_none=True)
-    return changes
+
+
+def _importance(group: Any) -> torch.Tensor:
+    """The L2 norm of what every channel of ``group`` is made and read with, [width]."""
+    norms: torch.Tensor = torch_pruning.importance.GroupMagnitudeImportance(p=2)(group)
+    return norms.detach()
 
 
 def _prunable(module: torch.nn.Module, graph: Any) -> Iterator[torch.nn.Module]:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mla_edge.errors import ExportError
-from mla_edge.exporter.pruning import ROUND_TO, prune
+from mla_edge.exporter.pruning import ROUND_TO, find_groups, prune
 from mla_edge.networks.attention import MultiLevelAttention, TransformerBlock
 from mla_edge.networks.encoders import ResidualConvolution, convolution
 
@@ -162,3 +162,57 @@ class TwoOutputs(nn.Module):
 def test_an_output_that_would_change_its_shape_is_refused():
     with pytest.raises(ExportError, match="outputs changed"):
         prune(TwoOutputs().eval(), [torch.randn(1, 8)], channels=0.5)
+
+
+def test_widths_by_layer_are_what_comes_out(mixed):
+    module, example = mixed
+    wanted = {"block.feed.expand": 48, "block.attention.local": 3}
+    pruned = prune(module, example, widths=wanted)
+    assert {change.layer: change.after for change in pruned.changes} == wanted
+    assert pruned.module.block.feed.contract.weight.shape == (WIDTH, 48)
+    assert pruned.module.block.attention.overall.heads == HEADS
+    assert pruned.module.residual.first[0].out_channels == 96
+
+
+def test_widths_by_layer_come_before_the_shares(mixed):
+    module, example = mixed
+    pruned = prune(module, example, channels=0.5, heads=0.5, widths={"block.feed.expand": 112})
+    assert {change.layer: change.after for change in pruned.changes} == {
+        "residual.first.0": 48,
+        "block.feed.expand": 112,
+        "block.attention.local": 2,
+        "block.attention.overall": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"stem.0": 32}, r"stem\.0: no width"),
+        ({"block.feed.expand": 144}, "is 128 wide and cannot be made 144"),
+        ({"block.attention.local": 0}, "is 4 wide and cannot be made 0"),
+        ({"block.feed.expand": 40}, "has 40 channels"),
+    ],
+)
+def test_a_width_that_cannot_be_is_refused(mixed, widths, message):
+    module, example = mixed
+    with pytest.raises(ExportError, match=message):
+        prune(module, example, widths=widths)
+
+
+def test_the_groups_are_all_that_pruning_can_take(mixed):
+    module, example = mixed
+    groups = {group.layer: group for group in find_groups(module, example)}
+    pruned = prune(module, example, channels=0.9, heads=0.9)
+    assert {(name, group.width) for name, group in groups.items()} == {
+        (change.layer, change.before) for change in pruned.changes
+    }
+    feed = groups["block.feed.expand"]
+    assert [reader.layer for reader in feed.readers] == ["block.feed.contract"]
+    smaller = prune(module, example, widths={"block.feed.expand": 112}).module
+    kept = sorted(feed.weakest[16:])
+    assert torch.equal(smaller.block.feed.expand.weight, module.block.feed.expand.weight[kept])
+    heads = groups["block.attention.local"]
+    assert heads.kind == "heads"
+    assert set(heads.weakest) == set(range(HEADS))
+    assert all(parameter.grad is None for parameter in module.parameters())
