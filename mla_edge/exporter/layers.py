@@ -77,7 +77,7 @@ class _Surroundings:
 
     def layer(self, node: Any) -> Layer | None:
         """What ``node`` is the middle of; None if it has no constant weights."""
-        axis = _channel_axis(node, self.constants)
+        axis = channel_axis(node, self.constants)
         if axis is None or node.input[0] in self.constants:
             return None
         layer = Layer(node, node.input[0], self.constants[node.input[1]], axis, node.output[0])
@@ -104,7 +104,7 @@ class _Surroundings:
         return len(others) == 1 and len(getattr(self.constants.get(others[0]), "dims", ())) == 1
 
 
-def _channel_axis(node: Any, constants: Mapping[str, Any]) -> int | None:
+def channel_axis(node: Any, constants: Mapping[str, Any]) -> int | None:
     """The axis of the output channels in a layer's weights; None if it has no such weights."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
         return None

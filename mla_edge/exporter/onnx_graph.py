@@ -133,15 +133,20 @@ def merge_constants(graph: Any) -> None:
 def kept_nodes(model: Any) -> list[str]:
     """Names of the nodes inside the modules that say ``keep_float32``."""
     entries = {entry.key: entry.value for entry in model.metadata_props}
+    return nodes_within(model, json.loads(entries.get(KEEP_FLOAT32, "[]")))
+
+
+def nodes_within(model: Any, scopes: Sequence[str]) -> list[str]:
+    """Names of the nodes that lie in one of ``scopes``, which end in a slash."""
     # Where a module is called again, the exporter counts: /gate/inner_1/MatMul.
-    scopes = [
+    patterns = [
         re.compile(
             "".join(rf"/{re.escape(part)}(_\d+)?" for part in scope.split("/")[1:-1]) + "/"
         )
-        for scope in json.loads(entries.get(KEEP_FLOAT32, "[]"))
+        for scope in scopes
     ]
     names = [node.name for node in model.graph.node]
-    return [name for name in names if any(scope.match(name) for scope in scopes)]
+    return [name for name in names if any(pattern.match(name) for pattern in patterns)]
 
 
 @contextlib.contextmanager

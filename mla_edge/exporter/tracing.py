@@ -119,17 +119,42 @@ def find_scopes(
 ) -> tuple[list[str], set[int]]:
     """Where marked modules are in the exporter's node names, and which inputs go into one."""
     tensors = [torch.from_numpy(example[name]) for name in names]
-    scopes: list[str] = []
+    scopes: set[str] = set()
     straight: set[int] = set()
+    for _, part, scope, values in _calls(module, tensors, tier, _shapes(example, names)):
+        if getattr(part, "keep_float32", False):
+            scopes.add(scope)
+            for value in values:
+                straight.update(i for i, tensor in enumerate(tensors) if value is tensor)
+    # A mask is exact in float16, and is used outside of marked modules as well.
+    return sorted(scopes), {i for i in straight if names[i] != PRESENT}
+
+
+def scopes_of(
+    module: torch.nn.Module, names: Sequence[str], example: Tensors, tier: str
+) -> dict[str, list[str]]:
+    """Where each module is in the exporter's node names, by the name that torch gives it."""
+    tensors = [torch.from_numpy(example[name]) for name in names]
+    found: dict[str, list[str]] = {}
+    for path, _, scope, _ in _calls(module, tensors, tier, _shapes(example, names)):
+        scopes = found.setdefault(path, [])
+        if scope not in scopes:
+            scopes.append(scope)
+    return found
+
+
+def _calls(
+    module: torch.nn.Module, inputs: Sequence[torch.Tensor], tier: str, given: str
+) -> list[tuple[str, torch.nn.Module, str, tuple[Any, ...]]]:
+    """Each call of a module in one run: its name, itself, its scope, what it was given."""
     stack: list[str] = []
+    calls = []
 
     def enter(path: str, part: torch.nn.Module) -> Any:
         def hook(_: Any, arguments: Any, keywords: Any) -> None:
             stack.append(_scope(path))
-            if getattr(part, "keep_float32", False):
-                scopes.append("/" + "".join(f"{name}/" for name in stack if name))
-                for value in (*arguments, *keywords.values()):
-                    straight.update(i for i, tensor in enumerate(tensors) if value is tensor)
+            scope = "/" + "".join(f"{name}/" for name in stack if name)
+            calls.append((path, part, scope, (*arguments, *keywords.values())))
 
         return hook
 
@@ -141,13 +166,12 @@ def find_scopes(
         hooks.append(part.register_forward_pre_hook(enter(path, part), with_kwargs=True))
         hooks.append(part.register_forward_hook(leave))
     try:
-        with _running(module, tier, _shapes(example, names)):
-            module(*tensors)
+        with _running(module, tier, given):
+            module(*inputs)
     finally:
         for handle in hooks:
             handle.remove()
-    # A mask is exact in float16, and is used outside of marked modules as well.
-    return sorted(set(scopes)), {i for i in straight if names[i] != PRESENT}
+    return calls
 
 
 def _scope(path: str) -> str:
