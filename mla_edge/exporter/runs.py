@@ -15,6 +15,8 @@ from mla_edge.engines import Engine, open_engine
 from mla_edge.exporter.steps import versions
 from mla_edge.signals import Tensors
 
+_WARM_UP = 3
+
 
 @contextmanager
 def open_engines(graphs: Mapping[str, Path], *, threads: int) -> Iterator[dict[str, Engine]]:
@@ -63,6 +65,39 @@ def measure_costs(
                     taken[name].append((time.perf_counter() - began) * 1e3)
                 feed.update(outputs)
     return {name: float(np.median(values)) for name, values in taken.items()}
+
+
+def time_runs(
+    cases: Mapping[str, tuple[Path, Tensors]], *, rounds: int = 60
+) -> dict[str, np.ndarray]:
+    """Milliseconds of every run of each graph on its own feed, in turns: [rounds] by name.
+
+    One thread, and the processor's time instead of the clock's: what other processes take of
+    this machine is not counted, so this is the latency where nothing else runs.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    with open_engines({name: path for name, (path, _) in cases.items()}, threads=1) as engines:
+        for turn in range(rounds + _WARM_UP):
+            for name, (_, feed) in cases.items():
+                began = time.thread_time()
+                engines[name].run(feed)
+                if turn >= _WARM_UP:
+                    taken[name].append((time.thread_time() - began) * 1e3)
+    return {name: np.array(values) for name, values in taken.items()}
+
+
+def saving(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """How many milliseconds less ``after`` takes than ``before``, both timed in turns [rounds].
+
+    The median of the pairs, and how far its 95 % interval (by order statistics) reaches: what
+    is less than that is noise.
+    """
+    pairs = np.sort(before - after)
+    middle = float(np.median(pairs))
+    reach = int(np.ceil(0.98 * np.sqrt(len(pairs))))
+    low = pairs[max(0, len(pairs) // 2 - reach)]
+    high = pairs[min(len(pairs) - 1, (len(pairs) - 1) // 2 + reach)]
+    return middle, float(max(middle - low, high - middle))
 
 
 def machine() -> str:

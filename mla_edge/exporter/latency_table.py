@@ -1,0 +1,85 @@
+"""What every width of every group costs to run, as it was measured; pruning goes by it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+import numpy as np
+
+from mla_edge.errors import ConfigError
+
+FORMAT = 1
+_STEPS = 8  # widths of a group
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds by group and width, on one thread of one machine.
+
+    A row is of the part of the graph that the width runs through, run alone; only the
+    differences within a row mean anything.
+    """
+
+    tier: str
+    precision: str  # of the graph: int8 or fp32
+    measured_on: str  # the processor and the version of the engine
+    threads: int
+    whole_ms: float  # of the whole graph, nothing pruned
+    rows: Mapping[str, Mapping[int, float]]
+    left_out: tuple[str, ...] = ()  # groups that cannot be timed, and are not pruned
+
+    def predict(self, widths: Mapping[str, int]) -> float:
+        """Milliseconds of the graph with ``widths``; between two that were measured, on a line.
+
+        Adds up what every group saves, as if none had to do with another.
+        """
+        saved = 0.0
+        for group, width in widths.items():
+            known = sorted(self.rows[group])
+            costs = [self.rows[group][one] for one in known]
+            saved += costs[-1] - float(np.interp(width, known, costs))
+        return self.whole_ms - saved
+
+    def to_json(self) -> dict[str, Any]:
+        """For the bundle and the cache."""
+        return {
+            "format": FORMAT,
+            **{key: value for key, value in vars(self).items() if key != "rows"},
+            "left_out": list(self.left_out),
+            "rows": {
+                group: {str(width): cost for width, cost in sorted(row.items())}
+                for group, row in self.rows.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LatencyTable:
+        """What `to_json` gave; ConfigError if it is something else."""
+        try:
+            if values["format"] != FORMAT:
+                raise ValueError(f"format {values['format']}, {FORMAT} is known")
+            rows = {
+                str(group): {int(width): float(cost) for width, cost in row.items()}
+                for group, row in values["rows"].items()
+            }
+            return cls(
+                tier=str(values["tier"]),
+                precision=str(values["precision"]),
+                measured_on=str(values["measured_on"]),
+                threads=int(values["threads"]),
+                whole_ms=float(values["whole_ms"]),
+                rows=rows,
+                left_out=tuple(values["left_out"]),
+            )
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"not a latency table: {type(error).__name__}: {error}", hint="measure it again"
+            ) from error
+
+
+def allowed_widths(width: int, round_to: int) -> list[int]:
+    """The widths that a group of ``width`` may have, eighths of it that are rounded up."""
+    eighths = (math.ceil(width * i / _STEPS / round_to) * round_to for i in range(1, _STEPS))
+    return sorted({width, *(one for one in eighths if one < width)})

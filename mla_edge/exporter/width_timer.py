@@ -1,0 +1,108 @@
+"""Time a tier with any widths of its groups, and every width of every group by itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from mla_edge.exporter.latency_table import LatencyTable
+from mla_edge.exporter.layers import find_layers, structure_of
+from mla_edge.exporter.onnx_graph import load_model
+from mla_edge.exporter.quantization import quantize, run_with
+from mla_edge.exporter.ranges import Range, Ranges
+from mla_edge.exporter.regions import Region, cut_out, find_regions, fix_sizes, narrow
+from mla_edge.exporter.runs import machine, time_runs
+from mla_edge.signals import Tensors
+
+_ANY = Range(-4.0, 4.0, 4.0)  # how long a run takes does not depend on what it computes
+
+
+class WidthTimer:
+    """Makes the graph of a tier with any widths, in the form that runs here, and times it."""
+
+    def __init__(  # noqa: PLR0913 - two graphs, where their widths are, and the form
+        self,
+        whole: Path,
+        pruned: Path,
+        scopes: Mapping[str, Sequence[str]],
+        widths: Mapping[str, int],
+        sample: Tensors,
+        *,
+        int8: bool,
+        keep_float: Sequence[str] = (),
+    ) -> None:
+        """For float graphs of the tier: ``whole``, and ``pruned`` with every width smaller.
+
+        ``widths`` has every group's width in ``whole``, and ``scopes`` where in the names of
+        nodes the module is that makes it. ``sample`` is an input of the tier; ``keep_float``
+        names layers that are not made INT8.
+        """
+        self._whole = fix_sizes(load_model(whole), sample)
+        self._pruned = fix_sizes(load_model(pruned), sample)
+        self._sample, self._int8, self._keep = sample, int8, set(keep_float)
+        self.regions: dict[str, Region] = find_regions(
+            self._whole, self._pruned, scopes, widths
+        )
+
+    def measure(self, tier: str, options: Mapping[str, Sequence[int]]) -> LatencyTable:
+        """The table of the groups in ``options``, each at the widths that it may have."""
+        parts = {name: cut_out(self._whole, region) for name, region in self.regions.items()}
+        feeds = self._feeds(parts)
+        rows: dict[str, dict[int, float]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            cases = {"": (self._write(self._whole, Path(folder) / "whole"), self._sample)}
+            for number, group in enumerate(parts):
+                try:
+                    made = [
+                        narrow(parts[group], self._pruned, self.regions, {group: width})
+                        for width in options[group]
+                    ]
+                except ValueError:  # not of the form that can be made narrower here
+                    continue
+                rows[group] = {}
+                for width, model in zip(options[group], made):
+                    path = self._write(model, Path(folder) / f"{number}-{width}")
+                    cases[f"{group}@{width}"] = (path, feeds[group])
+            medians = {name: float(np.median(ms)) for name, ms in time_runs(cases).items()}
+        for group, row in rows.items():
+            row.update((width, medians[f"{group}@{width}"]) for width in options[group])
+        form, left_out = "int8" if self._int8 else "fp32", sorted(options.keys() - rows.keys())
+        return LatencyTable(tier, form, machine(), 1, medians[""], rows, tuple(left_out))
+
+    def time(self, choices: Mapping[str, Mapping[str, int]]) -> dict[str, np.ndarray]:
+        """Milliseconds of every run of the whole graph, [rounds], by choice of widths.
+
+        Those of the graph with nothing pruned are under ``""``.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            cases = {"": (self._write(self._whole, Path(folder) / "whole"), self._sample)}
+            for number, (name, widths) in enumerate(choices.items()):
+                model = narrow(self._whole, self._pruned, self.regions, widths)
+                path = self._write(model, Path(folder) / f"{number}")
+                cases[name] = (path, self._sample)
+            return time_runs(cases)
+
+    def _feeds(self, parts: Mapping[str, Any]) -> dict[str, Tensors]:
+        """What each part takes when the sample runs through the whole graph."""
+        needed = {name: [value.name for value in p.graph.input] for name, p in parts.items()}
+        given = {value.name for value in self._whole.graph.input}
+        inner = sorted({name for names in needed.values() for name in names} - given)
+        values = next(run_with(self._whole, inner, [self._sample]))
+        values = {name: np.array(value) for name, value in values.items()}
+        return {part: {name: values[name] for name in names} for part, names in needed.items()}
+
+    def _write(self, model: Any, path: Path) -> Path:
+        """The form of ``model`` that runs here, as a file."""
+        plain = path.with_suffix(".onnx")
+        plain.write_bytes(model.SerializeToString())
+        if not self._int8:
+            return plain
+        layers = find_layers(model)
+        places = {place: _ANY for layer in layers for place in layer.places}
+        ranges = Ranges(structure_of(layers), "any", 0, places)
+        kept = sorted(self._keep & {node.name for node in model.graph.node})
+        out = path.with_suffix(".cpu.onnx")
+        return quantize(plain, out, ranges, style="cpu", keep_float=kept).path
