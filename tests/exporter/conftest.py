@@ -11,6 +11,8 @@ from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.exporter.onnx_graph import to_onnx
 from mla_edge.exporter.quantization import STYLES, calibrate, quantize
 from mla_edge.networks import Network, TierNetwork
+from mla_edge.networks.attention import MultiLevelAttention, TransformerBlock
+from mla_edge.networks.encoders import ResidualConvolution, convolution
 from mla_edge.signals import Frame, InputSpec, Sample, Sound, Tier
 
 LABELS = ("low", "middle", "high", "none")
@@ -150,6 +152,41 @@ class Later(nn.Module):
         return self.body(feature)
 
 
+class Prunable(nn.Module):
+    """Picture → logits: every kind of width that pruning can make smaller."""
+
+    def __init__(self, width=32, hidden=96):
+        super().__init__()
+        self.stem = nn.Sequential(  # two widths side by side, and a convolution in groups
+            convolution(3, 48, stride=(2, 2)),
+            nn.Conv2d(48, 48, 3, padding=1, groups=48),
+            convolution(48, 64, stride=(2, 2)),
+            convolution(64, width, stride=(1, 1)),
+        )
+        self.residual = ResidualConvolution(width, 64)
+        attention = MultiLevelAttention(width, 4, (8, 8), (4, 4), 8)
+        self.block = TransformerBlock(attention, width, hidden)
+        self.head = nn.Linear(width, len(LABELS))
+
+    def forward(self, image):
+        seen = self.residual(self.stem((image - 127.5) / 64)).flatten(2).transpose(1, 2)
+        return self.head(self.block(seen).mean(1))
+
+
+def make_prunable():
+    """One tier, one input; seeded, and not trained."""
+    torch.manual_seed(0)
+    tier = TierNetwork(Tier("only", ("image",), ("logits",)), Prunable().eval())
+    inputs = (InputSpec("image", "image", (1, 3, SIDE, SIDE)),)
+    return Network("prunable", LABELS, inputs, (tier,), make_pictures)
+
+
+def make_pictures(split, count, seed):
+    """The pictures of `make_samples` alone."""
+    samples = make_samples(split, count, seed)
+    return [Sample({"image": sample.signals["image"]}) for sample in samples]
+
+
 def make_network():
     """Seeded; its norms have seen data, so that activations are of a trained network's size."""
     torch.manual_seed(0)
@@ -210,6 +247,11 @@ def _sample(random, label):
 @pytest.fixture(scope="session")
 def network():
     return make_network()
+
+
+@pytest.fixture(scope="session")
+def prunable():
+    return make_prunable()
 
 
 @pytest.fixture(scope="session")
