@@ -1,0 +1,119 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mla_edge.errors import ConfigError
+from mla_edge.exporter.latency_table import LatencyTable, allowed_widths
+from mla_edge.exporter.onnx_graph import to_onnx
+from mla_edge.exporter.pruning import prune
+from mla_edge.exporter.runs import saving, time_runs
+from mla_edge.exporter.tracing import example_inputs, scopes_of
+from mla_edge.exporter.width_timer import WidthTimer
+
+TABLE = LatencyTable(
+    tier="full",
+    precision="int8",
+    measured_on="a processor",
+    threads=1,
+    whole_ms=4.0,
+    rows={"feed": {64: 1.0, 32: 0.6, 16: 0.5}, "heads": {4: 0.4, 2: 0.3}},
+    left_out=("odd",),
+)
+
+
+def test_what_the_groups_save_adds_up():
+    assert TABLE.predict({}) == 4.0
+    assert TABLE.predict({"feed": 64, "heads": 4}) == 4.0
+    assert TABLE.predict({"feed": 16, "heads": 2}) == pytest.approx(4.0 - 0.5 - 0.1)
+
+
+def test_a_width_between_two_is_on_the_line_between_them():
+    assert TABLE.predict({"feed": 48}) == pytest.approx(4.0 - 0.2)
+
+
+def test_a_table_comes_back_from_json_as_it_was():
+    text = json.dumps(TABLE.to_json())
+    assert LatencyTable.from_json(json.loads(text)) == TABLE
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"format": 2}, {"rows": [1]}, {"rows": {"feed": {"wide": 1.0}}}, {"whole_ms": None}],
+)
+def test_what_is_no_table_is_refused(wrong):
+    with pytest.raises(ConfigError, match="not a latency table"):
+        LatencyTable.from_json({**TABLE.to_json(), **wrong})
+
+
+@pytest.mark.parametrize(
+    ("width", "round_to", "widths"),
+    [
+        (640, 16, [80, 160, 240, 320, 400, 480, 560, 640]),
+        (80, 16, [16, 32, 48, 64, 80]),
+        (80, 32, [32, 64, 80]),
+        (24, 16, [16, 24]),
+        (24, 32, [24]),
+        (16, 16, [16]),
+        (5, 1, [1, 2, 3, 4, 5]),
+        (1, 1, [1]),
+    ],
+)
+def test_widths_are_eighths_that_the_engine_likes(width, round_to, widths):
+    assert allowed_widths(width, round_to) == widths
+
+
+def test_a_saving_is_more_than_its_noise():
+    random = np.random.default_rng(0)
+    before = 4.0 + random.normal(0, 0.1, 60)
+    gain, noise = saving(before, before - 0.5 + random.normal(0, 0.1, 60))
+    assert gain == pytest.approx(0.5, abs=0.05)
+    assert 0 < noise < 0.1
+    gain, noise = saving(before, 4.0 + random.normal(0, 0.1, 60))
+    assert abs(gain) < noise
+
+
+@pytest.fixture(scope="module")
+def exported(prunable, tmp_path_factory):
+    """The float graph, the pruned one, where modules are in them, a sample."""
+    part, folder = prunable.tiers[0], tmp_path_factory.mktemp("timed")
+    sample = example_inputs(prunable, part, 1)[0]
+    widths = {"block.feed.expand": 48, "residual.first.0": 32, "block.attention.local": 2}
+    smaller = prune(part.module, [torch.from_numpy(sample["image"])], widths=widths)
+    graphs = [
+        to_onnx(
+            prunable, dataclasses.replace(part, module=module), folder / name, opset=17
+        ).path
+        for name, module in (("whole.onnx", part.module), ("pruned.onnx", smaller.module))
+    ]
+    return *graphs, scopes_of(part.module, ["image"], sample, "only"), sample
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_real_graphs_are_timed_at_every_width(exported, int8):
+    widths = {"block.feed.expand": 96, "block.attention.local": 4, "stem.2.0": 64}
+    timer = WidthTimer(*exported[:3], widths, exported[3], int8=int8)
+    options = {group: allowed_widths(width, 16) for group, width in widths.items()}
+    options["block.attention.local"] = [1, 2, 4]
+    table = timer.measure("only", options)
+    assert table.precision == ("int8" if int8 else "fp32")
+    assert (table.tier, table.threads, table.left_out) == ("only", 1, ("stem.2.0",))
+    assert "ONNX Runtime" in table.measured_on
+    assert {group: sorted(row) for group, row in table.rows.items()} == {
+        "block.feed.expand": [16, 32, 48, 64, 80, 96],
+        "block.attention.local": [1, 2, 4],
+    }
+    costs = [cost for row in table.rows.values() for cost in row.values()]
+    assert 0 < min(costs) <= max(costs) < table.whole_ms
+    taken = timer.time({"least": {"block.feed.expand": 16, "block.attention.local": 1}})
+    assert {name: len(ms) for name, ms in taken.items()} == {"": 60, "least": 60}
+
+
+def test_only_the_time_of_the_processor_counts(exported):
+    whole, sample = exported[0], exported[3]
+    taken = time_runs({"one": (whole, sample), "two": (whole, sample)}, rounds=20)
+    assert all((ms > 0).all() for ms in taken.values())
+    ratio = np.median(taken["one"]) / np.median(taken["two"])
+    assert 0.5 < ratio < 2  # the same graph
