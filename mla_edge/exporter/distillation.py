@@ -56,7 +56,7 @@ def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
         with torch.enable_grad():
             found = _logits(student, [samples[i] for i in chosen], inputs)
             expected = torch.cat([targets[i] for i in chosen])
-            loss = _divergence(found, expected)
+            loss = divergence(found, expected)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -87,7 +87,7 @@ def _logits(
     return first
 
 
-def _divergence(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+def divergence(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence of the softened answers, per sample."""
     return torch.nn.functional.kl_div(
         torch.log_softmax(found / _SOFTNESS, 1),

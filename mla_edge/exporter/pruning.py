@@ -31,6 +31,7 @@ ROUND_TO = 16
 """Kernels of both engines work on 16 channels at a time; other widths are not faster."""
 
 _WEIGHTED = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+_TRANSPOSED = torch.nn.modules.conv._ConvTransposeNd
 _NORMS_OVER_CHANNELS = (torch.nn.LayerNorm, torch.nn.GroupNorm)
 
 
@@ -59,6 +60,7 @@ class Reader:
     """A layer that reads a width: its input channels, and which of the width each one reads."""
 
     layer: str
+    axis: int  # of its weights, on which its input channels are
     columns: tuple[int, ...]
     channels: tuple[int, ...]
 
@@ -119,14 +121,18 @@ def find_groups(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> lis
     with _dependencies(copied, example) as graph:
         for layer in _prunable(copied, graph):
             group = _group(graph, layer)
-            readers = tuple(
-                Reader(names[item.dep.target.module], tuple(item.idxs), tuple(item.root_idxs))
-                for item in group.items
-                if isinstance(item.dep.target.module, _WEIGHTED)
-                and graph.is_in_channel_pruning_fn(item.dep.handler)
-            )
+            readers = []
+            for item in group.items:
+                part = item.dep.target.module
+                reads = graph.is_in_channel_pruning_fn(item.dep.handler)
+                if reads and isinstance(part, _WEIGHTED) and not _is_grouped(part):
+                    axis = 0 if isinstance(part, _TRANSPOSED) else 1
+                    columns, channels = tuple(item.idxs), tuple(item.root_idxs)
+                    readers.append(Reader(names[part], axis, columns, channels))
             weakest = tuple(_importance(group).argsort().tolist())
-            found.append(Group(names[layer], "channels", _out_width(layer), weakest, readers))
+            found.append(
+                Group(names[layer], "channels", _out_width(layer), weakest, tuple(readers))
+            )
     return sorted(found, key=lambda group: group.layer)
 
 
