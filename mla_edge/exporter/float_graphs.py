@@ -44,18 +44,19 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``."""
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
-    shrinks = bool(how.prune or how.prune_heads)
+    shrinks = bool(how.prune or how.prune_heads or how.widths)
     half = job.precision == "fp16" or mixes(job)
     opset = int(job.profile.opset or 0)
     learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
-    key = hash_of("graphs", job.base, name, how.prune, how.prune_heads, learning, opset, half)
+    shares = how.prune, how.prune_heads
+    key = hash_of("graphs", job.base, name, shares, how.widths, learning, opset, half)
     entry = job.cache.find(key)
     if entry is not None:
         done = [("prune", shrinks), ("distil", bool(learning)), ("to_onnx", True)]
         for step in (step for step, was_needed in done if was_needed):
             steps.reused(step, name)
         return entry
-    part = _without_adapters(part)
+    part = without_adapters(part)
     module, shrunk = _shrink(job, part, how) if shrinks else (part.module, _whole(part.module))
     with steps.step("to_onnx", name):
 
@@ -81,6 +82,14 @@ def calibration_feeds(job: Job, part: TierNetwork) -> list[Tensors]:
     return [{name: feed[name] for name in part.tier.inputs} for feed in feeds]
 
 
+def example_feed(job: Job, part: TierNetwork) -> Tensors:
+    """One calibration sample as the tier takes it."""
+    feed = job.calibration.calibrate[0].tensors
+    if not set(part.tier.inputs) <= set(feed):
+        feed = with_earlier_outputs(job, [feed])[0]
+    return {name: feed[name] for name in part.tier.inputs}
+
+
 def with_earlier_outputs(job: Job, samples: Sequence[Tensors]) -> list[Tensors]:
     """The samples with what a later tier takes from earlier ones."""
     with open_engines(reference_graphs(job), threads=job.threads) as engines:
@@ -92,11 +101,14 @@ def _shrink(
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     name = part.tier.name
     with job.steps.step("prune", name):
-        feed = job.calibration.calibrate[0].tensors
-        if not set(part.tier.inputs) <= set(feed):
-            feed = with_earlier_outputs(job, [feed])[0]
-        example = [torch.from_numpy(feed[wanted]) for wanted in part.tier.inputs]
-        pruned = prune(part.module, example, channels=how.prune, heads=how.prune_heads)
+        feed = example_feed(job, part)
+        pruned = prune(
+            part.module,
+            [torch.from_numpy(feed[wanted]) for wanted in part.tier.inputs],
+            channels=how.prune,
+            heads=how.prune_heads,
+            widths=how.widths,
+        )
         millions = pruned.parameters_before / 1e6, pruned.parameters_after / 1e6
         job.steps.note(f"{millions[0]:.2f} M → {millions[1]:.2f} M parameters")
     shrunk: dict[str, Any] = {
@@ -120,7 +132,7 @@ def _shrink(
     return pruned.module, shrunk
 
 
-def _without_adapters(part: TierNetwork) -> TierNetwork:
+def without_adapters(part: TierNetwork) -> TierNetwork:
     """The tier with its low-rank adapters merged: pruning and TensorRT see plain layers."""
     if not any(isinstance(module, LoRALinear) for module in part.module.modules()):
         return part

@@ -66,7 +66,7 @@ def quantize_tier(
     with job.steps.step("quantize", name):
         left = [f"{form}: {len(names)} layers left in float" for form, names in kept.items()]
         job.steps.note("; ".join(left) or f"ranges: {origin.source}")
-        own = _matching(float_graph, recipe.keep_float)
+        own = matching(float_graph, recipe.keep_float)
 
         def make(folder: Path) -> None:
             for style, source in sources.items():
@@ -137,7 +137,7 @@ def choose_cpu_graph(
     return pair[form], form, taken
 
 
-def _matching(graph: Path, patterns: Sequence[str]) -> list[str]:
+def matching(graph: Path, patterns: Sequence[str]) -> list[str]:
     """The nodes that the patterns name; a pattern that names none stays, to be refused."""
     names = [node.name for node in load_model(graph).graph.node]
     found = {p: [n for n in names if fnmatch.fnmatchcase(n, p)] or [p] for p in patterns}

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mla_edge.exporter.calibration import CalibrationSet
+    from mla_edge.exporter.goal import LatencyGoal
     from mla_edge.exporter.recipe import Recipe
     from mla_edge.exporter.steps import StepCache, Steps
     from mla_edge.networks import Network
@@ -34,6 +35,7 @@ class Job:
     cache: StepCache
     max_drop: float = 1.0  # points of accuracy that each graph may lose
     dla: str = ""  # the form of INT8 for a DLA, where one is asked for
+    goal: LatencyGoal | None = None  # how fast one tier is to become
 
     @property
     def threads(self) -> int:

@@ -72,7 +72,9 @@ class WidthTimer:
         form, left_out = "int8" if self._int8 else "fp32", sorted(options.keys() - rows.keys())
         return LatencyTable(tier, form, machine(), 1, medians[""], rows, tuple(left_out))
 
-    def time(self, choices: Mapping[str, Mapping[str, int]]) -> dict[str, np.ndarray]:
+    def time(
+        self, choices: Mapping[str, Mapping[str, int]], rounds: int = 60
+    ) -> dict[str, np.ndarray]:
         """Milliseconds of every run of the whole graph, [rounds], by choice of widths.
 
         Those of the graph with nothing pruned are under ``""``.
@@ -83,7 +85,7 @@ class WidthTimer:
                 model = narrow(self._whole, self._pruned, self.regions, widths)
                 path = self._write(model, Path(folder) / f"{number}")
                 cases[name] = (path, self._sample)
-            return time_runs(cases)
+            return time_runs(cases, rounds=rounds)
 
     def _feeds(self, parts: Mapping[str, Any]) -> dict[str, Tensors]:
         """What each part takes when the sample runs through the whole graph."""

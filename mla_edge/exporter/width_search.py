@@ -1,0 +1,203 @@
+"""Find the widths that reach a latency: solve by the table, measure the whole graph, correct.
+
+The table adds up what groups save alone, and the whole graph takes a little more or less. So
+the budget is corrected by what was measured until the goal is met. Then every cut is undone in
+turn: one without which the graph is no slower is rolled back for good, and the budget is spent
+anew.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable, Mapping, Sequence
+
+import numpy as np
+
+from mla_edge.exporter.knapsack import Option, choose_widths
+from mla_edge.exporter.latency_table import LatencyTable
+from mla_edge.exporter.runs import saving
+
+Times = Callable[[Mapping[str, Mapping[str, int]], int], Mapping[str, np.ndarray]]
+"""Milliseconds of so many runs in turns, by choice of widths; nothing pruned is ``""``."""
+
+_AIM = 0.99  # of the goal, for what is measured differs a little from time to time
+_NEAR = 0.97  # of the goal: faster than that is pruned more than need be
+_ATTEMPTS = 6
+_ROUNDS = 60
+_CLOSER_LOOK = 240  # rounds, where a cut seems to be for nothing
+_LEAST_EIGHTH = 8  # no uniform network is narrower, as no width of the table is
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A choice by the table, and what the whole graph took."""
+
+    widths: Mapping[str, int]
+    loss: float
+    predicted_ms: float
+    measured_ms: float
+
+
+@dataclass(frozen=True)
+class Undone:
+    """A cut that was rolled back: without it the graph is not slower by more than noise."""
+
+    group: str
+    width: int
+    saved_ms: float
+    noise_ms: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """The choice that reaches the goal, how it was come by, and what was rolled back."""
+
+    chosen: Attempt
+    attempts: tuple[Attempt, ...]
+    undone: tuple[Undone, ...]
+
+
+def cheapest_widths(table: LatencyTable) -> dict[str, int]:
+    """The width of every group that takes the least time."""
+    return {g: min(row, key=lambda width: row[width]) for g, row in table.rows.items()}
+
+
+def measured_ms(table: LatencyTable, taken: Mapping[str, np.ndarray], name: str) -> float:
+    """What the choice called ``name`` takes where nothing pruned takes what the table says.
+
+    The machine may be faster or slower than when the table was made.
+    """
+    return table.whole_ms * float(np.median(taken[name] / taken[""]))
+
+
+def find_widths(
+    table: LatencyTable,
+    losses: Mapping[str, Mapping[int, float]],
+    target_ms: float,
+    time_widths: Times,
+) -> Found | None:
+    """The widths with the least loss whose graph was measured to take ``target_ms`` or less.
+
+    None where no choice does.
+    """
+    options = {
+        group: [Option(width, cost, losses[group][width]) for width, cost in row.items()]
+        for group, row in table.rows.items()
+    }
+    attempts: list[Attempt] = []
+    undone: list[Undone] = []
+    found: Attempt | None = None
+    while True:
+        reached = _approach(table, options, target_ms, time_widths, attempts)
+        if reached is None:  # what was rolled back is needed: together those cuts do count
+            return None if found is None else Found(found, tuple(attempts), ())
+        found = reached
+        idle = _idle_cuts(table, found.widths, time_widths)
+        if not idle:
+            return Found(found, tuple(attempts), tuple(undone))
+        undone += idle
+        for cut in idle:
+            options[cut.group] = [max(options[cut.group], key=lambda option: option.width)]
+
+
+def _approach(
+    table: LatencyTable,
+    options: Mapping[str, Sequence[Option]],
+    target_ms: float,
+    time_widths: Times,
+    attempts: list[Attempt],
+) -> Attempt | None:
+    """The choice of least loss that reaches the goal; each one tried goes to ``attempts``."""
+    fixed_ms = table.whole_ms - sum(max(row.items())[1] for row in table.rows.values())
+    best: Attempt | None = None
+    correction_ms = 0.0
+    tried: list[Mapping[str, int]] = []
+    for _ in range(_ATTEMPTS):
+        budget_ms = target_ms * _AIM - fixed_ms - correction_ms
+        widths = choose_widths(options, budget_ms) or _cheapest(options)
+        if widths in tried:
+            break
+        tried.append(widths)
+        taken = measured_ms(table, time_widths({"chosen": widths}, _ROUNDS), "chosen")
+        loss = sum(
+            next(option.loss for option in options[group] if option.width == width)
+            for group, width in widths.items()
+        )
+        attempt = Attempt(widths, loss, table.predict(widths), taken)
+        attempts.append(attempt)
+        if taken <= target_ms and (best is None or loss < best.loss):
+            best = attempt
+        if _NEAR * target_ms <= taken <= target_ms:
+            break
+        correction_ms = taken - attempt.predicted_ms
+    return best
+
+
+def _cheapest(options: Mapping[str, Sequence[Option]]) -> dict[str, int]:
+    return {
+        g: min(rows, key=lambda o: (o.cost_ms, o.loss)).width for g, rows in options.items()
+    }
+
+
+def _idle_cuts(
+    table: LatencyTable, widths: Mapping[str, int], time_widths: Times
+) -> list[Undone]:
+    """The cuts of ``widths`` without which the graph is not slower by more than noise."""
+    whole = {group: max(row) for group, row in table.rows.items()}
+    idle = [
+        Undone(group, width, 0.0, 0.0)
+        for group, width in widths.items()
+        if width < whole[group]
+    ]
+    for rounds in (_ROUNDS, _CLOSER_LOOK):
+        choices = {f"without {c.group}": {**widths, c.group: whole[c.group]} for c in idle}
+        taken = time_widths({"chosen": widths, **choices}, rounds)
+        looked_at = [
+            Undone(c.group, c.width, *saving(taken[f"without {c.group}"], taken["chosen"]))
+            for c in idle
+        ]
+        idle = [cut for cut in looked_at if cut.saved_ms <= cut.noise_ms]
+        if not idle:
+            break
+    return idle
+
+
+def uniform_widths(
+    widths: Mapping[str, int], heads: Sequence[str], share: float, round_to: int
+) -> dict[str, int]:
+    """Every width cut to ``share`` of it, as a recipe's ratio does; heads are not rounded."""
+    return {
+        group: math.ceil(width * share)
+        if group in heads
+        else min(width, math.ceil(width * share / round_to) * round_to)
+        for group, width in widths.items()
+    }
+
+
+def find_uniform(
+    table: LatencyTable,
+    heads: Sequence[str],
+    round_to: int,
+    target_ms: float,
+    time_widths: Times,
+) -> tuple[float, Attempt] | None:
+    """The largest share of every width whose graph takes ``target_ms`` or less; None: none."""
+    whole = {group: max(row) for group, row in table.rows.items()}
+    shares: dict[tuple[int, ...], float] = {}  # one of each choice of widths
+    for step in range(64, 64 // _LEAST_EIGHTH - 1, -1):
+        widths = uniform_widths(whole, heads, step / 64, round_to)
+        shares.setdefault(tuple(widths.values()), step / 64)
+    ladder = list(shares.values())
+    found: tuple[float, Attempt] | None = None
+    low, high = 0, len(ladder)
+    while low < high:
+        middle = (low + high) // 2
+        widths = uniform_widths(whole, heads, ladder[middle], round_to)
+        taken = measured_ms(table, time_widths({"uniform": widths}, _ROUNDS), "uniform")
+        if taken <= target_ms:
+            attempt = Attempt(widths, math.nan, table.predict(widths), taken)
+            found, high = (ladder[middle], attempt), middle
+        else:
+            low = middle + 1
+    return found
