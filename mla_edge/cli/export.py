@@ -49,6 +49,17 @@ def export(
         bool,
         typer.Option("--dla", help="For a board with a DLA: what it takes, and its INT8 form."),
     ] = False,
+    target_latency_ms: Annotated[
+        Optional[float],
+        typer.Option(help="Prune a tier to this latency, on one thread of this processor."),
+    ] = None,
+    target_speedup: Annotated[
+        Optional[float],
+        typer.Option(help="Prune a tier until it is so many times faster than unpruned."),
+    ] = None,
+    target_tier: Annotated[
+        str, typer.Option(help="The tier that has that goal; default: the last one.")
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
     ] = False,
@@ -81,6 +92,9 @@ def export(
         golden=golden,
         keep=keep,
         dla=dla,
+        target_latency_ms=target_latency_ms,
+        target_speedup=target_speedup,
+        target_tier=target_tier,
     )
     if dry_run:
         _tell_plan(pipeline.describe_plan(request), as_json)
@@ -115,6 +129,7 @@ def _summary(result: "ExportResult") -> Dict[str, Any]:
                 "exempt": len(tier["tensorrt"]["exempt"]),
                 "left_in_float": tier["left_in_float"],
                 "dla": _without_nodes(tier["dla"]),
+                "goal": tier["goal"],
             }
             for tier in report["tiers"]
         },
@@ -152,6 +167,7 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
             f"{-max(drops.values()) + 0.0:+.2f} points, TensorRT: {tier['tensorrt']}"
             + _exempt_words(tier["exempt"])
         )
+        lines += _goal_words(tier["goal"])
         for form, layers in tier["left_in_float"].items():
             lines.append(f"    {form}: INT8 broke {', '.join(layers)}, left in float")
     lines += _dla_words(shown["tiers"])
@@ -170,6 +186,25 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
 
 def _exempt_words(count: int) -> str:
     return f", {count} layer{'s' if count > 1 else ''} exempt from INT8" if count else ""
+
+
+def _goal_words(goal: Optional[Dict[str, Any]]) -> List[str]:
+    """What came of a goal of latency."""
+    if not goal:
+        return []
+    lines = [
+        f"    asked for {goal['wanted']} ({goal['target_ms']:.2f} ms on one thread): "
+        f"{goal['reached_ms']:.2f} ms, {goal['whole_ms']:.2f} ms with nothing pruned"
+    ]
+    for network in goal["networks"]:
+        lines.append(
+            f"      {network['name']}: {network['ms']:.2f} ms, "
+            f"{network['test_accuracy']:.1%} right, "
+            f"{network['parameters'] / 1e6:.2f} M parameters"
+        )
+    if goal["rolled_back"]:
+        lines.append(f"      {len(goal['rolled_back'])} cuts made nothing faster: rolled back")
+    return [*lines, f"      {goal['verdict']}"]
 
 
 def _dla_words(tiers: Dict[str, Any]) -> List[str]:

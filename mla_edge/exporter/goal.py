@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Sequence
 from mla_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mla_edge.profiles import DeviceProfile
 
 
@@ -25,6 +27,14 @@ class LatencyGoal:
         if self.latency_ms is not None:
             return self.latency_ms
         return whole_ms / (self.speedup or 1.0)
+
+    def steps(self, data: Path | None) -> list[str]:
+        """What an export does for it, in words."""
+        taught = f", both distilled on {data}" if data is not None else ""
+        return [
+            f"{self.tier}: measure what every width costs here, and what is lost with it",
+            f"{self.tier}: prune to {self} by a knapsack, and uniformly to compare{taught}",
+        ]
 
     def __str__(self) -> str:
         """As the user asked for it."""

@@ -21,6 +21,7 @@ from mla_edge.exporter.calibration import (
 )
 from mla_edge.exporter.dla import choose_form
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code
+from mla_edge.exporter.goal import LatencyGoal, make_goal
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.layers import floating_layers
@@ -39,6 +40,7 @@ from mla_edge.exporter.publishing import (
 from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
 from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
+from mla_edge.exporter.runs import machine
 from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.steps import (
     OnStep,
@@ -74,6 +76,9 @@ class ExportRequest:
     golden: int = GOLDEN_SAMPLES
     keep: bool = False
     dla: bool = False
+    target_latency_ms: float | None = None  # of one tier, on one thread of this machine
+    target_speedup: float | None = None  # against that tier with nothing pruned
+    target_tier: str = ""  # the last one, where a goal is set
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Plan:
     target: Path
     own_samples: bool  # the user's: ranges that ship do not count
     dla: str = ""  # the form of INT8 for a DLA, where one is asked for
+    goal: LatencyGoal | None = None
 
 
 def _silent(event: StepEvent) -> None:
@@ -145,6 +151,7 @@ def export(
             cache=cache or StepCache(),
             max_drop=request.max_drop,
             dla=plan.dla,
+            goal=plan.goal,
         )
         held = hold_back(job)
         results = [export_tier(job, part, held) for part in plan.network.tiers]
@@ -195,12 +202,19 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
         network = build_network(request)
         names = [part.tier.name for part in network.tiers]
         steps.note(check_tiers(recipe, request.recipe, names))
+        goal = make_goal(
+            request.target_latency_ms,
+            request.target_speedup,
+            request.target_tier,
+            names,
+            profile,
+        )
     target = request.out / f"{network.name}-{profile.name}"
     check_target(target)
     given = request.data is not None or request.calibration is not None
     # What a recipe names is the user's only where it is a file of theirs: it must name a set.
     own = given or recipe.calibration.endswith((".toml", ".npz"))
-    return Plan(profile, recipe, precision, calibration, network, target, own, dla)
+    return Plan(profile, recipe, precision, calibration, network, target, own, dla, goal)
 
 
 def build_network(request: ExportRequest) -> Network:
@@ -216,7 +230,9 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
     todo = []
     for part in plan.network.tiers:
         how = plan.recipe.tier(part.tier.name)
-        if how.prune or how.prune_heads:
+        if plan.goal is not None and plan.goal.tier == part.tier.name:
+            todo += plan.goal.steps(request.data)
+        elif how.prune or how.prune_heads:
             shares = f"{how.prune:.0%} of channels, {how.prune_heads:.0%} of heads"
             todo.append(f"{part.tier.name}: prune {shares}")
             if request.data is not None:
@@ -266,6 +282,7 @@ def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha25
         request.max_drop,
         request.golden,
         request.dla,
+        plan.goal and (str(plan.goal), plan.goal.tier, machine()),
     )
 
 
@@ -336,7 +353,7 @@ def describe(
 
 
 def write_graphs(folder: Path, results: list[TierResult]) -> None:
-    """Copy every tier's two graphs into the bundle, and what a DLA takes."""
+    """Copy every tier's two graphs into the bundle, what a DLA takes, a table of latency."""
     (folder / "graphs").mkdir()
     for result in results:
         for source, suffix in ((result.tensorrt_graph, ""), (result.cpu_graph, ".cpu")):
@@ -344,6 +361,10 @@ def write_graphs(folder: Path, results: list[TierResult]) -> None:
             copy.write_bytes(source.read_bytes())
         if result.dla is not None:
             result.dla.copy_into(folder)
+        if result.goal is not None:
+            (folder / "latency").mkdir(exist_ok=True)
+            table = result.goal.table.to_json()
+            reporting.write_json(folder / "latency" / f"{result.name}.json", table)
 
 
 def write_manifest(

@@ -53,7 +53,7 @@ def refuse(
         f"tier {worst.name!r} lost {worst.worst_drop:.2f} points of accuracy, "
         f"{facts['gate']['max_drop_points']:g} are allowed; nothing was published. "
         + _in_words(job, worst, loss),
-        hint=f"see {path}; {_advice(job, loss)}, or raise --max-drop",
+        hint=f"see {path}; {_advice(job, worst.name, loss)}, or raise --max-drop",
         report=str(path),
     )
 
@@ -90,9 +90,11 @@ def _in_words(job: Job, result: TierResult, loss: Loss) -> str:
     return "; ".join(parts)
 
 
-def _advice(job: Job, loss: Loss) -> str:
+def _advice(job: Job, tier: str, loss: Loss) -> str:
     if loss.pruning >= loss.precision:
         taught = "" if job.trains else ", or let it learn from training data (--data)"
+        if job.goal is not None and job.goal.tier == tier:
+            return f"ask for less than {job.goal}{taught}"
         return f"prune less in the recipe{taught}"
     if job.precision != "int8":
         return "export with --recipe fp32"

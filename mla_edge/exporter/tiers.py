@@ -18,6 +18,7 @@ from mla_edge.exporter.held_back import compare
 from mla_edge.exporter.int8 import RangesOrigin, choose_cpu_graph, quantize_tier
 from mla_edge.exporter.job import HeldBack, Job
 from mla_edge.exporter.operators import check_operators
+from mla_edge.exporter.shrinking import Reached, check_reached, shrink_to_goal
 from mla_edge.exporter.tensorrt_check import BuildReport, verify_tensorrt
 from mla_edge.networks import TierNetwork
 
@@ -39,6 +40,7 @@ class TierResult:
     tensorrt: BuildReport
     dla: DlaForm | None = None
     left_in_float: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by form
+    goal: Reached | None = None  # where the tier had one of latency
 
     @property
     def worst_drop(self) -> float:
@@ -66,12 +68,16 @@ class TierResult:
             "left_in_float": {form: list(kept) for form, kept in self.left_in_float.items()},
             "tensorrt": dataclasses.asdict(self.tensorrt),
             "dla": None if self.dla is None else dict(self.dla.facts),
+            "goal": None if self.goal is None else dict(self.goal.facts),
         }
 
 
 def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     """Everything from the network's tier to two graphs and what is known of them."""
     name = part.tier.name
+    goal: Reached | None = None
+    if job.goal is not None and job.goal.tier == name:
+        job, goal = shrink_to_goal(job, part, held)
     graphs = make_float_graphs(job, part)
     shrunk = json.loads((graphs / "shrunk.json").read_text(encoding="utf-8"))
     float_graph = graphs / "float.onnx"
@@ -100,6 +106,8 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         if job.dla:
             feeds = functools.partial(calibration_feeds, job, part)
             dla = prepare_dla(job, name, float_graph, quantized, feeds)
+    if goal is not None:
+        goal = check_reached(job, part, goal, cpu_graph)
     measured = {"tensorrt": tensorrt_graph, "cpu": cpu_graph}
     if dla is not None and dla.simulated is not None:
         measured["dla"] = dla.simulated
@@ -119,6 +127,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         tensorrt=check_tensorrt(job, part, tensorrt_graph),
         dla=dla,
         left_in_float=kept,
+        goal=goal,
     )
 
 

@@ -42,7 +42,7 @@ class WidthTimer:
         """
         self._whole = fix_sizes(load_model(whole), sample)
         self._pruned = fix_sizes(load_model(pruned), sample)
-        self._sample, self._int8, self._keep = sample, int8, set(keep_float)
+        self._sample, self.int8, self._keep = sample, int8, set(keep_float)
         self.regions: dict[str, Region] = find_regions(
             self._whole, self._pruned, scopes, widths
         )
@@ -69,7 +69,7 @@ class WidthTimer:
             medians = {name: float(np.median(ms)) for name, ms in time_runs(cases).items()}
         for group, row in rows.items():
             row.update((width, medians[f"{group}@{width}"]) for width in options[group])
-        form, left_out = "int8" if self._int8 else "fp32", sorted(options.keys() - rows.keys())
+        form, left_out = "int8" if self.int8 else "fp32", sorted(options.keys() - rows.keys())
         return LatencyTable(tier, form, machine(), 1, medians[""], rows, tuple(left_out))
 
     def time(
@@ -100,7 +100,7 @@ class WidthTimer:
         """The form of ``model`` that runs here, as a file."""
         plain = path.with_suffix(".onnx")
         plain.write_bytes(model.SerializeToString())
-        if not self._int8:
+        if not self.int8:
             return plain
         layers = find_layers(model)
         places = {place: _ANY for layer in layers for place in layer.places}

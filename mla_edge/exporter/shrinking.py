@@ -1,0 +1,303 @@
+"""Prune one tier until it is as fast as was asked for, with the least loss."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Callable, Mapping
+
+import torch
+
+from mla_edge.errors import ConfigError, ExportError
+from mla_edge.exporter.contest import (
+    KNAPSACK,
+    UNIFORM,
+    Entrant,
+    choose,
+    make_graphs,
+    score,
+    with_widths,
+)
+from mla_edge.exporter.float_graphs import (
+    calibration_feeds,
+    example_feed,
+    make_float_graphs,
+    without_adapters,
+)
+from mla_edge.exporter.held_back import hold_back
+from mla_edge.exporter.importance import measure_losses
+from mla_edge.exporter.int8 import choose_cpu_graph, matching
+from mla_edge.exporter.latency_table import LatencyTable, allowed_widths
+from mla_edge.exporter.pruning import ROUND_TO, Group, find_groups
+from mla_edge.exporter.runs import machine, time_runs
+from mla_edge.exporter.steps import hash_of
+from mla_edge.exporter.tracing import scopes_of
+from mla_edge.exporter.width_search import (
+    Attempt,
+    Found,
+    Undone,
+    cheapest_widths,
+    find_uniform,
+    find_widths,
+    measured_ms,
+)
+from mla_edge.exporter.width_timer import WidthTimer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mla_edge.exporter.job import HeldBack, Job
+    from mla_edge.networks import TierNetwork
+    from mla_edge.profiles import DeviceProfile
+
+_SAMPLES = 48  # through the network for each width of each group
+_SLACK = 1.05  # one measurement of a graph differs from the next by some hundredths
+_INT8_CHANNELS = 32  # that a tensor core of a GPU takes at a time (TensorRT's kCHW32)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What pruning a tier to its goal came to."""
+
+    facts: Mapping[str, Any]  # for the report
+    table: LatencyTable
+    whole: Path  # the graph for a processor, nothing pruned
+    target_ms: float
+
+
+def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Reached]:
+    """The job with the tier's widths chosen by its goal, and how they were.
+
+    ConfigError for a goal that no widths reach: it names the best that they do.
+    """
+    goal = job.goal
+    assert goal is not None
+    name, part = part.tier.name, without_adapters(part)
+    whole_job = with_widths(job, name, {})
+    whole_graph, form = _whole_graph(whole_job, part, held)
+    groups, options = _groups(job, part)
+    timer = _timer(whole_job, part, groups, options, form == "int8")
+    table, least_ms = _table(whole_job, part, timer, options)
+    target_ms = goal.target_ms(table.whole_ms)
+    facts: dict[str, Any] = {
+        "wanted": str(goal),
+        "target_ms": target_ms,
+        "whole_ms": table.whole_ms,
+        "least_ms": least_ms,
+        "precision": form,
+        "threads": table.threads,
+        "measured_on": table.measured_on,
+        "left_out": list(table.left_out),
+        "attempts": [],
+        "rolled_back": [],
+        "networks": [],
+        "kept": "",
+        "verdict": "it is as fast as that with nothing pruned",
+    }
+    if target_ms >= table.whole_ms:
+        return whole_job, Reached(facts, table, whole_graph, target_ms)
+    if least_ms > target_ms:
+        raise ConfigError(
+            f"{name} cannot become {goal}: with nothing pruned it takes {table.whole_ms:.2f} "
+            f"ms here, and with the narrowest widths {least_ms:.2f} ms "
+            f"({table.whole_ms / least_ms:.2f} times faster)",
+            hint="ask for less, or for a smaller network",
+        )
+    losses = _losses(job, part, groups, options, table)
+    found, uniform = _search(job, part, groups, timer, table, losses, target_ms)
+    entrants = [Entrant(KNAPSACK, found.chosen.widths, found.chosen.predicted_ms)]
+    if uniform is not None:
+        share, attempt = uniform
+        entrants.append(Entrant(UNIFORM, attempt.widths, attempt.predicted_ms, share))
+    tuned = hold_back(job, "tune")
+    scores = score(job, part, form, (whole_graph, table.whole_ms), entrants, held, tuned)
+    kept, verdict = choose(scores, target_ms)
+    facts.update(
+        attempts=[
+            {"predicted_ms": a.predicted_ms, "measured_ms": a.measured_ms}
+            for a in found.attempts
+        ],
+        rolled_back=[asdict(cut) for cut in found.undone],
+        networks=[one.facts for one in scores.values()],
+        kept=kept,
+        verdict=verdict,
+    )
+    widths = next(entrant.widths for entrant in entrants if entrant.name == kept)
+    return with_widths(job, name, widths), Reached(facts, table, whole_graph, target_ms)
+
+
+def check_reached(job: Job, part: TierNetwork, reached: Reached, graph: Path) -> Reached:
+    """Time the graph that goes into the bundle; ExportError if it is not as fast as asked for.
+
+    Layers that INT8 breaks may have come to be in float since the widths were chosen.
+    """
+    name = part.tier.name
+    with job.steps.step("check_latency", name):
+        feed = example_feed(job, part)
+        taken = time_runs({"": (reached.whole, feed), name: (graph, feed)}, rounds=120)
+        reached_ms = measured_ms(reached.table, taken, name)
+        job.steps.note(f"{reached_ms:.2f} ms of {reached.target_ms:.2f} ms")
+    if reached_ms > reached.target_ms * _SLACK:
+        raise ExportError(
+            f"check_latency: {name} takes {reached_ms:.2f} ms, {reached.target_ms:.2f} ms were "
+            "asked for: layers that INT8 breaks had to stay in float, or the machine was busy",
+            hint="export again when nothing else runs, or ask for less",
+        )
+    return replace(reached, facts={**reached.facts, "reached_ms": reached_ms})
+
+
+def rounding(profile: DeviceProfile, precision: str) -> int:
+    """What the widths of a tier are multiples of: 32 for INT8 on a GPU, otherwise 16."""
+    on_gpu = profile.tensorrt is not None and precision == "int8"
+    return _INT8_CHANNELS if on_gpu else ROUND_TO
+
+
+def _whole_graph(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Path, str]:
+    """The tier's graph for a processor with nothing pruned, and its precision."""
+    folder, graph = make_graphs(job, part, job.precision)
+    if job.precision != "int8":
+        return graph, "fp32"
+    chosen, form, _ = choose_cpu_graph(job, part, folder, graph.parent, held)
+    return chosen, form
+
+
+def _groups(job: Job, part: TierNetwork) -> tuple[list[Group], dict[str, list[int]]]:
+    """The groups that have more than one width, and their widths."""
+    feed = example_feed(job, part)
+    example = [torch.from_numpy(feed[name]) for name in part.tier.inputs]
+    channels = rounding(job.profile, job.precision)
+    groups = find_groups(part.module, example)
+    options = {
+        group.layer: allowed_widths(group.width, 1 if group.kind == "heads" else channels)
+        for group in groups
+    }
+    groups = [group for group in groups if len(options[group.layer]) > 1]
+    if not groups:
+        raise ConfigError(
+            f"{part.tier.name}: no width of this tier can be pruned",
+            hint="export without --target-speedup and --target-latency-ms",
+        )
+    return groups, {group.layer: options[group.layer] for group in groups}
+
+
+def _timer(
+    job: Job,
+    part: TierNetwork,
+    groups: list[Group],
+    options: Mapping[str, list[int]],
+    int8: bool,
+) -> WidthTimer:
+    """What times the tier with any widths; ``job`` prunes nothing of it."""
+    untaught = replace(job, trains=False, precision="fp32")
+    narrower = {group: widths[len(widths) // 2 - 1] for group, widths in options.items()}
+    pruned = with_widths(untaught, part.tier.name, narrower)
+    graph = make_float_graphs(untaught, part) / "float.onnx"
+    feed = example_feed(job, part)
+    return WidthTimer(
+        graph,
+        make_float_graphs(pruned, part) / "float.onnx",
+        scopes_of(part.module, part.tier.inputs, feed, part.tier.name),
+        {group.layer: group.width for group in groups},
+        feed,
+        int8=int8,
+        keep_float=matching(graph, job.recipe.tier(part.tier.name).keep_float),
+    )
+
+
+def _table(
+    job: Job, part: TierNetwork, timer: WidthTimer, options: Mapping[str, list[int]]
+) -> tuple[LatencyTable, float]:
+    """The latency table, and what the tier takes with the narrowest widths."""
+    name = part.tier.name
+
+    def measure() -> dict[str, Any]:
+        table = timer.measure(name, options)
+        job.steps.note(f"{table.whole_ms:.2f} ms, {len(table.rows)} groups")
+        least = {"least": cheapest_widths(table)}
+        return {"table": table.to_json(), "ms": measured_ms(table, timer.time(least), "least")}
+
+    opset, keep = job.profile.opset, job.recipe.tier(name).keep_float
+    key = hash_of("latency_table", job.base, name, options, timer.int8, opset, keep, machine())
+    found = _kept(job, "latency_table", name, key, measure)
+    return LatencyTable.from_json(found["table"]), float(found["ms"])
+
+
+def _losses(
+    job: Job,
+    part: TierNetwork,
+    groups: list[Group],
+    options: Mapping[str, list[int]],
+    table: LatencyTable,
+) -> dict[str, dict[int, float]]:
+    """What is lost with each width of each group of the table, on calibration samples."""
+    timed = [group for group in groups if group.layer in table.rows]
+
+    def measure() -> dict[str, Any]:
+        samples = calibration_feeds(job, part)[:_SAMPLES]
+        inputs, say = part.tier.inputs, job.steps.progress
+        return dict(measure_losses(part.module, timed, options, samples, inputs, say))
+
+    names = [group.layer for group in timed]
+    key = hash_of(
+        "importance", job.base, part.tier.name, names, options, job.calibration.sha256
+    )
+    found = _kept(job, "importance", part.tier.name, key, measure)
+    return {g: {int(w): float(loss) for w, loss in row.items()} for g, row in found.items()}
+
+
+def _search(  # noqa: PLR0913 - what is known of the widths, and what they are to reach
+    job: Job,
+    part: TierNetwork,
+    groups: list[Group],
+    timer: WidthTimer,
+    table: LatencyTable,
+    losses: Mapping[str, Mapping[int, float]],
+    target_ms: float,
+) -> tuple[Found, tuple[float, Attempt] | None]:
+    """The widths by the table, and one share of all widths, that both reach the target."""
+    heads = [group.layer for group in groups if group.kind == "heads"]
+    channels = rounding(job.profile, job.precision)
+
+    def search() -> dict[str, Any]:
+        found = find_widths(table, losses, target_ms, timer.time)
+        if found is None:
+            raise ExportError(
+                f"knapsack: {part.tier.name} reached {target_ms:.2f} ms when the table was "
+                "measured, and now no widths do",
+                hint="export again when nothing else runs on this machine, or ask for less",
+            )
+        uniform = find_uniform(table, heads, channels, target_ms, timer.time)
+        chosen = found.chosen
+        job.steps.note(
+            f"{chosen.measured_ms:.2f} ms measured, {chosen.predicted_ms:.2f} ms by the table, "
+            f"{len(found.undone)} cuts rolled back"
+        )
+        return {"found": asdict(found), "uniform": uniform and [uniform[0], asdict(uniform[1])]}
+
+    key = hash_of("knapsack", table.to_json(), losses, target_ms, heads, channels)
+    kept = _kept(job, "knapsack", part.tier.name, key, search)
+    found = Found(
+        Attempt(**kept["found"]["chosen"]),
+        tuple(Attempt(**attempt) for attempt in kept["found"]["attempts"]),
+        tuple(Undone(**cut) for cut in kept["found"]["undone"]),
+    )
+    uniform = kept["uniform"] and (kept["uniform"][0], Attempt(**kept["uniform"][1]))
+    return found, uniform
+
+
+def _kept(
+    job: Job, step: str, tier: str, key: str, make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What ``make`` gives, as JSON, or what it gave for an earlier export."""
+    entry = job.cache.find(key)
+    if entry is not None:
+        job.steps.reused(step, tier)
+    else:
+        with job.steps.step(step, tier):
+            text = json.dumps(make())
+
+            def write(folder: Path) -> None:
+                (folder / "found.json").write_text(text, encoding="utf-8")
+
+            entry = job.cache.store(key, write)
+    return dict(json.loads((entry / "found.json").read_text(encoding="utf-8")))
