@@ -93,7 +93,7 @@ def score(  # noqa: PLR0913 - the entrants, what they are held against, and thei
     with job.steps.step("compare", name):
         sample = {wanted: held.feeds[0][wanted] for wanted in part.tier.inputs}
         cases = {key: (graph, sample) for key, graph in {"": whole_graph, **graphs}.items()}
-        taken = time_runs(cases, rounds=120)
+        taken = time_runs(cases, sessions=16)
         scores = {}
         for entrant in entrants:
             graph = graphs[entrant.name]

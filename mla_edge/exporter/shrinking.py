@@ -26,7 +26,7 @@ from mla_edge.exporter.float_graphs import (
 )
 from mla_edge.exporter.held_back import hold_back
 from mla_edge.exporter.importance import measure_losses
-from mla_edge.exporter.int8 import choose_cpu_graph, matching
+from mla_edge.exporter.int8 import choose_cpu_graph, choose_ranges, matching
 from mla_edge.exporter.latency_table import LatencyTable, allowed_widths
 from mla_edge.exporter.pruning import ROUND_TO, Group, find_groups
 from mla_edge.exporter.runs import machine, time_runs
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mla_edge.networks import TierNetwork
     from mla_edge.profiles import DeviceProfile
 
-_SAMPLES = 48  # through the network for each width of each group
+_SAMPLES = 32  # through the network for each width of each group
 _SLACK = 1.05  # one measurement of a graph differs from the next by some hundredths
 _INT8_CHANNELS = 32  # that a tensor core of a GPU takes at a time (TensorRT's kCHW32)
 
@@ -76,8 +76,8 @@ def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Re
     whole_job = with_widths(job, name, {})
     whole_graph, form = _whole_graph(whole_job, part, held)
     groups, options = _groups(job, part)
-    timer = _timer(whole_job, part, groups, options, form == "int8")
-    table, least_ms = _table(whole_job, part, timer, options)
+    timer = _timer(whole_job, part, groups, options, form)
+    table, least_ms = _table(whole_job, part, timer, options, form)
     target_ms = goal.target_ms(table.whole_ms)
     facts: dict[str, Any] = {
         "wanted": str(goal),
@@ -134,7 +134,7 @@ def check_reached(job: Job, part: TierNetwork, reached: Reached, graph: Path) ->
     name = part.tier.name
     with job.steps.step("check_latency", name):
         feed = example_feed(job, part)
-        taken = time_runs({"": (reached.whole, feed), name: (graph, feed)}, rounds=120)
+        taken = time_runs({"": (reached.whole, feed), name: (graph, feed)}, sessions=16)
         reached_ms = measured_ms(reached.table, taken, name)
         job.steps.note(f"{reached_ms:.2f} ms of {reached.target_ms:.2f} ms")
     if reached_ms > reached.target_ms * _SLACK:
@@ -185,7 +185,7 @@ def _timer(
     part: TierNetwork,
     groups: list[Group],
     options: Mapping[str, list[int]],
-    int8: bool,
+    form: str,
 ) -> WidthTimer:
     """What times the tier with any widths; ``job`` prunes nothing of it."""
     untaught = replace(job, trains=False, precision="fp32")
@@ -199,13 +199,17 @@ def _timer(
         scopes_of(part.module, part.tier.inputs, feed, part.tier.name),
         {group.layer: group.width for group in groups},
         feed,
-        int8=int8,
+        ranges=choose_ranges(job, part, graph)[0] if form == "int8" else None,
         keep_float=matching(graph, job.recipe.tier(part.tier.name).keep_float),
     )
 
 
 def _table(
-    job: Job, part: TierNetwork, timer: WidthTimer, options: Mapping[str, list[int]]
+    job: Job,
+    part: TierNetwork,
+    timer: WidthTimer,
+    options: Mapping[str, list[int]],
+    form: str,
 ) -> tuple[LatencyTable, float]:
     """The latency table, and what the tier takes with the narrowest widths."""
     name = part.tier.name
@@ -217,7 +221,7 @@ def _table(
         return {"table": table.to_json(), "ms": measured_ms(table, timer.time(least), "least")}
 
     opset, keep = job.profile.opset, job.recipe.tier(name).keep_float
-    key = hash_of("latency_table", job.base, name, options, timer.int8, opset, keep, machine())
+    key = hash_of("latency_table", job.base, name, options, form, opset, keep, machine())
     found = _kept(job, "latency_table", name, key, measure)
     return LatencyTable.from_json(found["table"]), float(found["ms"])
 

@@ -19,13 +19,13 @@ from mla_edge.exporter.latency_table import LatencyTable
 from mla_edge.exporter.runs import saving
 
 Times = Callable[[Mapping[str, Mapping[str, int]], int], Mapping[str, np.ndarray]]
-"""Milliseconds of so many runs in turns, by choice of widths; nothing pruned is ``""``."""
+"""Milliseconds in so many sessions, by choice of widths; nothing pruned is ``""``."""
 
 _AIM = 0.99  # of the goal, for what is measured differs a little from time to time
 _NEAR = 0.97  # of the goal: faster than that is pruned more than need be
 _ATTEMPTS = 6
-_ROUNDS = 60
-_CLOSER_LOOK = 240  # rounds, where a cut seems to be for nothing
+_SESSIONS = 8
+_CLOSER_LOOK = 24  # sessions, where a cut seems to be for nothing
 _LEAST_EIGHTH = 8  # no uniform network is narrower, as no width of the table is
 
 
@@ -119,7 +119,7 @@ def _approach(
         if widths in tried:
             break
         tried.append(widths)
-        taken = measured_ms(table, time_widths({"chosen": widths}, _ROUNDS), "chosen")
+        taken = measured_ms(table, time_widths({"chosen": widths}, _SESSIONS), "chosen")
         loss = sum(
             next(option.loss for option in options[group] if option.width == width)
             for group, width in widths.items()
@@ -150,9 +150,9 @@ def _idle_cuts(
         for group, width in widths.items()
         if width < whole[group]
     ]
-    for rounds in (_ROUNDS, _CLOSER_LOOK):
+    for sessions in (_SESSIONS, _CLOSER_LOOK):
         choices = {f"without {c.group}": {**widths, c.group: whole[c.group]} for c in idle}
-        taken = time_widths({"chosen": widths, **choices}, rounds)
+        taken = time_widths({"chosen": widths, **choices}, sessions)
         looked_at = [
             Undone(c.group, c.width, *saving(taken[f"without {c.group}"], taken["chosen"]))
             for c in idle
@@ -194,7 +194,7 @@ def find_uniform(
     while low < high:
         middle = (low + high) // 2
         widths = uniform_widths(whole, heads, ladder[middle], round_to)
-        taken = measured_ms(table, time_widths({"uniform": widths}, _ROUNDS), "uniform")
+        taken = measured_ms(table, time_widths({"uniform": widths}, _SESSIONS), "uniform")
         if taken <= target_ms:
             attempt = Attempt(widths, math.nan, table.predict(widths), taken)
             found, high = (ladder[middle], attempt), middle

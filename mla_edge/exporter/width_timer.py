@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -12,12 +13,10 @@ from mla_edge.exporter.latency_table import LatencyTable
 from mla_edge.exporter.layers import find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.quantization import quantize, run_with
-from mla_edge.exporter.ranges import Range, Ranges
+from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.regions import Region, cut_out, find_regions, fix_sizes, narrow
 from mla_edge.exporter.runs import machine, time_runs
 from mla_edge.signals import Tensors
-
-_ANY = Range(-4.0, 4.0, 4.0)  # how long a run takes does not depend on what it computes
 
 
 class WidthTimer:
@@ -31,18 +30,19 @@ class WidthTimer:
         widths: Mapping[str, int],
         sample: Tensors,
         *,
-        int8: bool,
+        ranges: Ranges | None = None,
         keep_float: Sequence[str] = (),
     ) -> None:
         """For float graphs of the tier: ``whole``, and ``pruned`` with every width smaller.
 
         ``widths`` has every group's width in ``whole``, and ``scopes`` where in the names of
-        nodes the module is that makes it. ``sample`` is an input of the tier; ``keep_float``
-        names layers that are not made INT8.
+        nodes the module is that makes it. ``sample`` is an input of the tier. With ``ranges``,
+        of the whole graph, it is timed in INT8, without them in float; ``keep_float`` names
+        layers that are not made INT8.
         """
         self._whole = fix_sizes(load_model(whole), sample)
         self._pruned = fix_sizes(load_model(pruned), sample)
-        self._sample, self.int8, self._keep = sample, int8, set(keep_float)
+        self._sample, self._ranges, self._keep = sample, ranges, set(keep_float)
         self.regions: dict[str, Region] = find_regions(
             self._whole, self._pruned, scopes, widths
         )
@@ -69,13 +69,16 @@ class WidthTimer:
             medians = {name: float(np.median(ms)) for name, ms in time_runs(cases).items()}
         for group, row in rows.items():
             row.update((width, medians[f"{group}@{width}"]) for width in options[group])
-        form, left_out = "int8" if self.int8 else "fp32", sorted(options.keys() - rows.keys())
+        form, left_out = (
+            "int8" if self._ranges else "fp32",
+            sorted(options.keys() - rows.keys()),
+        )
         return LatencyTable(tier, form, machine(), 1, medians[""], rows, tuple(left_out))
 
     def time(
-        self, choices: Mapping[str, Mapping[str, int]], rounds: int = 60
+        self, choices: Mapping[str, Mapping[str, int]], sessions: int = 8
     ) -> dict[str, np.ndarray]:
-        """Milliseconds of every run of the whole graph, [rounds], by choice of widths.
+        """Milliseconds of a run of the whole graph, [sessions], by choice of widths.
 
         Those of the graph with nothing pruned are under ``""``.
         """
@@ -85,7 +88,7 @@ class WidthTimer:
                 model = narrow(self._whole, self._pruned, self.regions, widths)
                 path = self._write(model, Path(folder) / f"{number}")
                 cases[name] = (path, self._sample)
-            return time_runs(cases, rounds=rounds)
+            return time_runs(cases, sessions=sessions)
 
     def _feeds(self, parts: Mapping[str, Any]) -> dict[str, Tensors]:
         """What each part takes when the sample runs through the whole graph."""
@@ -100,11 +103,10 @@ class WidthTimer:
         """The form of ``model`` that runs here, as a file."""
         plain = path.with_suffix(".onnx")
         plain.write_bytes(model.SerializeToString())
-        if not self.int8:
+        if self._ranges is None:
             return plain
-        layers = find_layers(model)
-        places = {place: _ANY for layer in layers for place in layer.places}
-        ranges = Ranges(structure_of(layers), "any", 0, places)
+        # Of the same places: where a range ends at zero, a Relu costs nothing.
+        ranges = dataclasses.replace(self._ranges, structure=structure_of(find_layers(model)))
         kept = sorted(self._keep & {node.name for node in model.graph.node})
         out = path.with_suffix(".cpu.onnx")
         return quantize(plain, out, ranges, style="cpu", keep_float=kept).path

@@ -40,11 +40,11 @@ class Machine:
         self.random = np.random.default_rng(0)
         self.asked = []
 
-    def time(self, choices, rounds):
+    def time(self, choices, sessions):
         self.asked.append(dict(choices))
-        drift = self.random.normal(0, self.noise_ms, rounds)
+        drift = self.random.normal(0, self.noise_ms, sessions)
         return {
-            name: self.real_ms(widths) + drift + self.random.normal(0, self.noise_ms, rounds)
+            name: self.real_ms(widths) + drift + self.random.normal(0, self.noise_ms, sessions)
             for name, widths in {"": WHOLE, **choices}.items()
         }
 
@@ -101,8 +101,8 @@ def test_cuts_that_only_count_together_stay():
         cut = sum(widths[group] < WHOLE[group] for group in WHOLE)
         return 4.0 if cut < 4 else 3.0
 
-    def time(choices, rounds):
-        taken = Machine(real_ms).time(choices, rounds)
+    def time(choices, sessions):
+        taken = Machine(real_ms).time(choices, sessions)
         without = [name for name in choices if name.startswith("without")]
         return {**taken, **dict.fromkeys(without, taken["chosen"])}
 
