@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mla_edge.networks import TierNetwork
 
 KNAPSACK, UNIFORM = "knapsack", "uniform"
+SLACK = 1.05  # two measurements of a graph differ by some hundredths
 _DOUBT = 0.05  # a difference that chance alone gives as often as that is none
 
 
@@ -132,24 +133,24 @@ def score(  # noqa: PLR0913 - the entrants, what they are held against, and thei
 def choose(scores: Mapping[str, Score], target_ms: float) -> tuple[str, str]:
     """The name of the better entrant, and in a sentence whether the table helped.
 
-    The better one has fewer wrong answers to the tune samples, then those nearer to the whole
-    network's; one that misses the goal is not taken while the other reaches it. Whether the
-    difference is more than chance is told by an exact test on the samples that only one of them
-    gets right (McNemar 1947).
+    The better one has fewer wrong answers to the tune samples, or where that may be chance,
+    answers nearer to the whole network's. What is chance is told by an exact test on the
+    samples that only one of them gets right (McNemar 1947). One that misses the goal is not
+    taken while the other reaches it.
     """
     ours, other = scores[KNAPSACK], scores.get(UNIFORM)
     if other is None:
         return KNAPSACK, "no uniform pruning reaches this latency"
-    late = {key for key, found in scores.items() if found.ms > target_ms}
-    ranking = sorted(
-        scores, key=lambda k: (k in late, -scores[k].right.sum(), scores[k].divergence)
-    )
-    best = ranking[0]
-    only_ours, only_other = (
-        int((ours.right & ~other.right).sum()),
-        int((other.right & ~ours.right).sum()),
-    )
+    only_ours = int((ours.right & ~other.right).sum())
+    only_other = int((other.right & ~ours.right).sum())
     chance = two_sided(only_ours, only_other)
+
+    def badness(name: str) -> tuple[bool, int, float]:
+        found = scores[name]
+        wrong = int((~found.right).sum()) if chance <= _DOUBT else 0
+        return found.ms > target_ms * SLACK, wrong, found.divergence
+
+    best = min(scores, key=badness)
     points = 100 * float(ours.right.mean() - other.right.mean())
     gained = f"{points:+.2f} points on {len(ours.right)} tune samples (p = {chance:.2g})"
     if chance > _DOUBT:

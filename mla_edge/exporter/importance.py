@@ -20,7 +20,7 @@ from mla_edge.exporter.distillation import divergence, logits_of
 from mla_edge.exporter.pruning import Group
 from mla_edge.signals import Tensors
 
-_BATCH = 16
+_BATCH = 32
 
 
 def measure_losses(  # noqa: PLR0913 - a network, its inputs, and what is cut of it
@@ -36,6 +36,18 @@ def measure_losses(  # noqa: PLR0913 - a network, its inputs, and what is cut of
     A narrower width never counts as less of a loss than a wider one. ``module`` is in eval mode
     and as it was afterwards.
     """
+    with _one_thread():
+        return _measure(module, groups, options, samples, inputs, on_progress)
+
+
+def _measure(  # noqa: PLR0913
+    module: torch.nn.Module,
+    groups: Sequence[Group],
+    options: Mapping[str, Sequence[int]],
+    samples: Sequence[Tensors],
+    inputs: Sequence[str],
+    on_progress: Callable[[str], None],
+) -> dict[str, dict[int, float]]:
     whole = _logits(module, samples, inputs)
     cut = copy.deepcopy(module)
     losses: dict[str, dict[int, float]] = {}
@@ -58,6 +70,17 @@ def _logits(
 ) -> torch.Tensor:
     batches = (samples[i : i + _BATCH] for i in range(0, len(samples), _BATCH))
     return torch.cat([logits_of(module, batch, inputs) for batch in batches])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Two threads that wait for each other on a busy machine take many times as long as one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 import torch
@@ -11,6 +13,7 @@ import torch
 from mla_edge.errors import ConfigError, ExportError
 from mla_edge.exporter.contest import (
     KNAPSACK,
+    SLACK,
     UNIFORM,
     Entrant,
     choose,
@@ -44,14 +47,11 @@ from mla_edge.exporter.width_search import (
 from mla_edge.exporter.width_timer import WidthTimer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mla_edge.exporter.job import HeldBack, Job
     from mla_edge.networks import TierNetwork
     from mla_edge.profiles import DeviceProfile
 
 _SAMPLES = 32  # through the network for each width of each group
-_SLACK = 1.05  # one measurement of a graph differs from the next by some hundredths
 _INT8_CHANNELS = 32  # that a tensor core of a GPU takes at a time (TensorRT's kCHW32)
 
 
@@ -76,35 +76,36 @@ def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Re
     whole_job = with_widths(job, name, {})
     whole_graph, form = _whole_graph(whole_job, part, held)
     groups, options = _groups(job, part)
-    timer = _timer(whole_job, part, groups, options, form)
-    table, least_ms = _table(whole_job, part, timer, options, form)
-    target_ms = goal.target_ms(table.whole_ms)
-    facts: dict[str, Any] = {
-        "wanted": str(goal),
-        "target_ms": target_ms,
-        "whole_ms": table.whole_ms,
-        "least_ms": least_ms,
-        "precision": form,
-        "threads": table.threads,
-        "measured_on": table.measured_on,
-        "left_out": list(table.left_out),
-        "attempts": [],
-        "rolled_back": [],
-        "networks": [],
-        "kept": "",
-        "verdict": "it is as fast as that with nothing pruned",
-    }
-    if target_ms >= table.whole_ms:
-        return whole_job, Reached(facts, table, whole_graph, target_ms)
-    if least_ms > target_ms:
-        raise ConfigError(
-            f"{name} cannot become {goal}: with nothing pruned it takes {table.whole_ms:.2f} "
-            f"ms here, and with the narrowest widths {least_ms:.2f} ms "
-            f"({table.whole_ms / least_ms:.2f} times faster)",
-            hint="ask for less, or for a smaller network",
-        )
-    losses = _losses(job, part, groups, options, table)
-    found, uniform = _search(job, part, groups, timer, table, losses, target_ms)
+    with tempfile.TemporaryDirectory() as folder:
+        timer = _timer(whole_job, part, groups, options, form, Path(folder))
+        table, least_ms = _table(whole_job, part, timer, options, form)
+        target_ms = goal.target_ms(table.whole_ms)
+        facts: dict[str, Any] = {
+            "wanted": str(goal),
+            "target_ms": target_ms,
+            "whole_ms": table.whole_ms,
+            "least_ms": least_ms,
+            "precision": form,
+            "threads": table.threads,
+            "measured_on": table.measured_on,
+            "left_out": list(table.left_out),
+            "attempts": [],
+            "rolled_back": [],
+            "networks": [],
+            "kept": "",
+            "verdict": "it is as fast as that with nothing pruned",
+        }
+        if target_ms >= table.whole_ms:
+            return whole_job, Reached(facts, table, whole_graph, target_ms)
+        if least_ms > target_ms:
+            raise ConfigError(
+                f"{name} cannot become {goal}: with nothing pruned it takes "
+                f"{table.whole_ms:.2f} ms here, and with the narrowest widths {least_ms:.2f} "
+                f"ms ({table.whole_ms / least_ms:.2f} times faster)",
+                hint="ask for less, or for a smaller network",
+            )
+        losses = _losses(job, part, groups, options, table)
+        found, uniform = _search(job, part, groups, timer, table, losses, target_ms)
     entrants = [Entrant(KNAPSACK, found.chosen.widths, found.chosen.predicted_ms)]
     if uniform is not None:
         share, attempt = uniform
@@ -137,7 +138,7 @@ def check_reached(job: Job, part: TierNetwork, reached: Reached, graph: Path) ->
         taken = time_runs({"": (reached.whole, feed), name: (graph, feed)}, sessions=16)
         reached_ms = measured_ms(reached.table, taken, name)
         job.steps.note(f"{reached_ms:.2f} ms of {reached.target_ms:.2f} ms")
-    if reached_ms > reached.target_ms * _SLACK:
+    if reached_ms > reached.target_ms * SLACK:
         raise ExportError(
             f"check_latency: {name} takes {reached_ms:.2f} ms, {reached.target_ms:.2f} ms were "
             "asked for: layers that INT8 breaks had to stay in float, or the machine was busy",
@@ -186,6 +187,7 @@ def _timer(
     groups: list[Group],
     options: Mapping[str, list[int]],
     form: str,
+    folder: Path,
 ) -> WidthTimer:
     """What times the tier with any widths; ``job`` prunes nothing of it."""
     untaught = replace(job, trains=False, precision="fp32")
@@ -199,6 +201,7 @@ def _timer(
         scopes_of(part.module, part.tier.inputs, feed, part.tier.name),
         {group.layer: group.width for group in groups},
         feed,
+        folder,
         ranges=choose_ranges(job, part, graph)[0] if form == "int8" else None,
         keep_float=matching(graph, job.recipe.tier(part.tier.name).keep_float),
     )

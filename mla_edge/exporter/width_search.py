@@ -87,16 +87,19 @@ def find_widths(
     }
     attempts: list[Attempt] = []
     undone: list[Undone] = []
+    idle: list[Undone] = []
+    looked_at: dict[str, int] = {}  # cuts that were found to pay
     found: Attempt | None = None
     while True:
         reached = _approach(table, options, target_ms, time_widths, attempts)
-        if reached is None:  # what was rolled back is needed: together those cuts do count
-            return None if found is None else Found(found, tuple(attempts), ())
-        found = reached
-        idle = _idle_cuts(table, found.widths, time_widths)
+        if reached is None:  # the last ones are needed: together those cuts do count
+            return None if found is None else Found(found, tuple(attempts), tuple(undone))
+        found, undone = reached, undone + idle
+        new = {g: w for g, w in found.widths.items() if looked_at.get(g) != w}
+        idle = _idle_cuts(table, found.widths, new, time_widths)
+        looked_at.update(new)
         if not idle:
             return Found(found, tuple(attempts), tuple(undone))
-        undone += idle
         for cut in idle:
             options[cut.group] = [max(options[cut.group], key=lambda option: option.width)]
 
@@ -111,7 +114,7 @@ def _approach(
     """The choice of least loss that reaches the goal; each one tried goes to ``attempts``."""
     fixed_ms = table.whole_ms - sum(max(row.items())[1] for row in table.rows.values())
     best: Attempt | None = None
-    correction_ms = 0.0
+    correction_ms = attempts[-1].measured_ms - attempts[-1].predicted_ms if attempts else 0.0
     tried: list[Mapping[str, int]] = []
     for _ in range(_ATTEMPTS):
         budget_ms = target_ms * _AIM - fixed_ms - correction_ms
@@ -141,16 +144,21 @@ def _cheapest(options: Mapping[str, Sequence[Option]]) -> dict[str, int]:
 
 
 def _idle_cuts(
-    table: LatencyTable, widths: Mapping[str, int], time_widths: Times
+    table: LatencyTable,
+    widths: Mapping[str, int],
+    candidates: Mapping[str, int],
+    time_widths: Times,
 ) -> list[Undone]:
-    """The cuts of ``widths`` without which the graph is not slower by more than noise."""
+    """The cuts among ``candidates`` without which ``widths`` are not slower beyond noise."""
     whole = {group: max(row) for group, row in table.rows.items()}
     idle = [
         Undone(group, width, 0.0, 0.0)
-        for group, width in widths.items()
+        for group, width in candidates.items()
         if width < whole[group]
     ]
     for sessions in (_SESSIONS, _CLOSER_LOOK):
+        if not idle:
+            break
         choices = {f"without {c.group}": {**widths, c.group: whole[c.group]} for c in idle}
         taken = time_widths({"chosen": widths, **choices}, sessions)
         looked_at = [
@@ -158,8 +166,6 @@ def _idle_cuts(
             for c in idle
         ]
         idle = [cut for cut in looked_at if cut.saved_ms <= cut.noise_ms]
-        if not idle:
-            break
     return idle
 
 

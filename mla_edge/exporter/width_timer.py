@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -16,6 +15,7 @@ from mla_edge.exporter.quantization import quantize, run_with
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.regions import Region, cut_out, find_regions, fix_sizes, narrow
 from mla_edge.exporter.runs import machine, time_runs
+from mla_edge.exporter.steps import hash_of
 from mla_edge.signals import Tensors
 
 
@@ -29,6 +29,7 @@ class WidthTimer:
         scopes: Mapping[str, Sequence[str]],
         widths: Mapping[str, int],
         sample: Tensors,
+        folder: Path,
         *,
         ranges: Ranges | None = None,
         keep_float: Sequence[str] = (),
@@ -36,13 +37,14 @@ class WidthTimer:
         """For float graphs of the tier: ``whole``, and ``pruned`` with every width smaller.
 
         ``widths`` has every group's width in ``whole``, and ``scopes`` where in the names of
-        nodes the module is that makes it. ``sample`` is an input of the tier. With ``ranges``,
-        of the whole graph, it is timed in INT8, without them in float; ``keep_float`` names
-        layers that are not made INT8.
+        nodes the module is that makes it. ``sample`` is an input of the tier; what is made
+        comes into ``folder``. With ``ranges``, of the whole graph, it is timed in INT8, without
+        them in float; ``keep_float`` names layers that are not made INT8.
         """
         self._whole = fix_sizes(load_model(whole), sample)
         self._pruned = fix_sizes(load_model(pruned), sample)
         self._sample, self._ranges, self._keep = sample, ranges, set(keep_float)
+        self._folder = folder
         self.regions: dict[str, Region] = find_regions(
             self._whole, self._pruned, scopes, widths
         )
@@ -52,21 +54,20 @@ class WidthTimer:
         parts = {name: cut_out(self._whole, region) for name, region in self.regions.items()}
         feeds = self._feeds(parts)
         rows: dict[str, dict[int, float]] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            cases = {"": (self._write(self._whole, Path(folder) / "whole"), self._sample)}
-            for number, group in enumerate(parts):
-                try:
-                    made = [
-                        narrow(parts[group], self._pruned, self.regions, {group: width})
-                        for width in options[group]
-                    ]
-                except ValueError:  # not of the form that can be made narrower here
-                    continue
-                rows[group] = {}
-                for width, model in zip(options[group], made):
-                    path = self._write(model, Path(folder) / f"{number}-{width}")
-                    cases[f"{group}@{width}"] = (path, feeds[group])
-            medians = {name: float(np.median(ms)) for name, ms in time_runs(cases).items()}
+        cases = {"": (self._graph({}), self._sample)}
+        for number, group in enumerate(parts):
+            try:
+                made = [
+                    narrow(parts[group], self._pruned, self.regions, {group: width})
+                    for width in options[group]
+                ]
+            except ValueError:  # not of the form that can be made narrower here
+                continue
+            rows[group] = {}
+            for width, model in zip(options[group], made):
+                path = self._write(model, self._folder / f"{number}-{width}")
+                cases[f"{group}@{width}"] = (path, feeds[group])
+        medians = {name: float(np.median(ms)) for name, ms in time_runs(cases).items()}
         for group, row in rows.items():
             row.update((width, medians[f"{group}@{width}"]) for width in options[group])
         form, left_out = (
@@ -82,13 +83,19 @@ class WidthTimer:
 
         Those of the graph with nothing pruned are under ``""``.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            cases = {"": (self._write(self._whole, Path(folder) / "whole"), self._sample)}
-            for number, (name, widths) in enumerate(choices.items()):
-                model = narrow(self._whole, self._pruned, self.regions, widths)
-                path = self._write(model, Path(folder) / f"{number}")
-                cases[name] = (path, self._sample)
-            return time_runs(cases, sessions=sessions)
+        graphs = {name: self._graph(widths) for name, widths in {"": {}, **choices}.items()}
+        cases = {name: (path, self._sample) for name, path in graphs.items()}
+        return time_runs(cases, sessions=sessions)
+
+    def _graph(self, widths: Mapping[str, int]) -> Path:
+        """The whole graph with ``widths``, which may have been made before."""
+        cut = {name: w for name, w in sorted(widths.items()) if w < self.regions[name].width}
+        path = self._folder / hash_of(cut)
+        made = next(path.parent.glob(f"{path.name}*"), None)
+        if made is not None:
+            return made
+        model = narrow(self._whole, self._pruned, self.regions, cut) if cut else self._whole
+        return self._write(model, path)
 
     def _feeds(self, parts: Mapping[str, Any]) -> dict[str, Tensors]:
         """What each part takes when the sample runs through the whole graph."""
@@ -109,4 +116,6 @@ class WidthTimer:
         ranges = dataclasses.replace(self._ranges, structure=structure_of(find_layers(model)))
         kept = sorted(self._keep & {node.name for node in model.graph.node})
         out = path.with_suffix(".cpu.onnx")
-        return quantize(plain, out, ranges, style="cpu", keep_float=kept).path
+        quantize(plain, out, ranges, style="cpu", keep_float=kept)
+        plain.unlink()
+        return out

@@ -94,10 +94,10 @@ def exported(prunable, tensors, tmp_path_factory):
 
 
 @pytest.mark.parametrize("int8", [True, False])
-def test_real_graphs_are_timed_at_every_width(exported, int8):
+def test_real_graphs_are_timed_at_every_width(exported, int8, tmp_path):
     widths = {"block.feed.expand": 96, "block.attention.local": 4, "stem.2.0": 64}
     ranges = exported[4] if int8 else None
-    timer = WidthTimer(*exported[:3], widths, exported[3], ranges=ranges)
+    timer = WidthTimer(*exported[:3], widths, exported[3], tmp_path, ranges=ranges)
     options = {group: allowed_widths(width, 16) for group, width in widths.items()}
     options["block.attention.local"] = [1, 2, 4]
     table = timer.measure("only", options)
