@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,15 @@ import pytest
 from mla_edge.bundle import Bundle
 from mla_edge.engines.verification import verify
 from mla_edge.errors import AccuracyGateError, ConfigError, ExportError
-from mla_edge.exporter import fallback, int8, pipeline, publishing
+from mla_edge.exporter import (
+    fallback,
+    int8,
+    pipeline,
+    publishing,
+    shrinking,
+    width_search,
+)
+from mla_edge.exporter.latency_table import LatencyTable
 from mla_edge.exporter.layers import find_layers, floating_layers
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
@@ -415,6 +424,85 @@ def test_training_data_brings_the_pruned_tier_closer(alarms, monkeypatch, tmp_pa
     (data / "take.txt").write_text("other")
     again = export(dataclasses.replace(hard, data=data), cache=StepCache(tmp_path / "steps"))
     assert not again.reused
+
+
+@pytest.fixture
+def hasty(monkeypatch, prunable, tmp_path, quick):
+    """A network with widths of every kind, untrained: no gate."""
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: prunable)
+    monkeypatch.setattr(width_search, "_SESSIONS", 2)
+    monkeypatch.setattr(width_search, "_CLOSER_LOOK", 4)
+    out = tmp_path / "out"
+    return ExportRequest("host", SMALL, out=out, calibration=quick, max_drop=100.0)
+
+
+def test_a_goal_of_latency_is_reached_and_held_against_uniform_pruning(hasty, cache, prunable):
+    result = export(dataclasses.replace(hasty, target_speedup=1.05), cache=cache)
+    bundle, tier = result.bundle, result.report["tiers"][0]
+    goal = tier["goal"]
+    assert all(check.ok for check in verify(bundle))
+    assert goal["least_ms"] < goal["target_ms"] == pytest.approx(goal["whole_ms"] / 1.05)
+    assert {found["name"] for found in goal["networks"]} == {"knapsack", "uniform"}
+    kept = next(found for found in goal["networks"] if found["name"] == goal["kept"])
+    assert {row["layer"]: row["after"] for row in tier["pruned"]} == kept["widths"] != {}
+    assert tier["parameters_after"] == kept["parameters"] < tier["parameters"]
+    assert goal["attempts"]
+    assert "uniform pruning" in goal["verdict"]
+    table = LatencyTable.from_json(
+        json.loads((bundle.folder / "latency/only.json").read_text())
+    )
+    assert "latency/only.json" in bundle.files
+    assert set(table.rows) >= set(kept["widths"])
+    assert "Latency goal of only" in (bundle.folder / "report.html").read_text()
+    seen = []
+    again = dataclasses.replace(hasty, target_speedup=1.05, max_drop=99.0)
+    assert (
+        export(again, seen.append, cache=cache).report["tiers"][0]["pruned"] == tier["pruned"]
+    )
+    reused = {event.step for event in seen if event.reused}
+    assert {"latency_table", "importance", "knapsack", "prune"} <= reused
+
+
+def test_a_goal_that_no_widths_reach_is_refused_with_the_best_that_they_do(hasty, cache):
+    with pytest.raises(ConfigError, match=r"only cannot become 50 times faster") as caught:
+        export(dataclasses.replace(hasty, target_speedup=50.0), cache=cache)
+    assert re.search(
+        r"with the narrowest widths \d+\.\d+ ms \(\d+\.\d+ times", str(caught.value)
+    )
+    assert not hasty.out.exists()
+
+
+def test_a_goal_that_is_met_already_prunes_nothing(hasty, cache):
+    result = export(dataclasses.replace(hasty, target_latency_ms=1000.0), cache=cache)
+    tier = result.report["tiers"][0]
+    assert tier["pruned"] == tier["goal"]["networks"] == []
+    assert "nothing pruned" in tier["goal"]["verdict"]
+    assert verify(result.bundle)
+
+
+def test_a_network_with_no_width_to_prune_cannot_have_a_goal(alarms, cache, monkeypatch):
+    monkeypatch.setattr(shrinking, "find_groups", lambda module, example: [])
+    with pytest.raises(ConfigError, match="no width of this tier can be pruned"):
+        export(dataclasses.replace(alarms, target_speedup=1.2), cache=cache)
+
+
+def test_a_graph_that_became_too_slow_is_not_published(hasty, cache, monkeypatch):
+    real = shrinking.time_runs
+
+    def slower(cases, sessions):  # as if layers had come to be in float since
+        taken = real(cases, sessions=1)
+        return {name: ms * (1 if name == "" else 9) for name, ms in taken.items()}
+
+    monkeypatch.setattr(shrinking, "time_runs", slower)
+    with pytest.raises(ExportError, match="check_latency: only takes") as caught:
+        export(dataclasses.replace(hasty, target_speedup=1.05), cache=cache)
+    assert "ask for less" in caught.value.hint
+    assert not hasty.out.exists()
+
+
+def test_a_goal_is_said_in_the_plan(hasty):
+    todo = describe_plan(dataclasses.replace(hasty, target_speedup=1.5))["steps"]
+    assert any("prune to 1.5 times faster by a knapsack" in step for step in todo)
 
 
 def test_a_missing_data_folder_is_named(alarms, cache, tmp_path):

@@ -170,6 +170,66 @@ def test_one_tier_has_no_routing_to_show(facts):
     assert "<h2>Routing</h2>" not in reporting.render(facts)
 
 
+NETWORK = {
+    "name": "knapsack",
+    "share": None,
+    "widths": {"feed": 80},
+    "parameters": 3_360_000,
+    "predicted_ms": 2.9,
+    "ms": 2.7,
+    "speedup": 1.48,
+    "saved_ms": 1.3,
+    "noise_ms": 0.03,
+    "distillation": {"steps": 300, "seconds": 60.0, "first_loss": 0.3, "last_loss": 0.02},
+    "tune_samples": 1000,
+    "tune_accuracy": 0.915,
+    "divergence": 0.0123,
+    "test_samples": 600,
+    "test_accuracy": 0.925,
+}
+GOAL = {
+    "wanted": "1.5 times faster",
+    "target_ms": 2.67,
+    "whole_ms": 4.0,
+    "least_ms": 2.1,
+    "precision": "int8",
+    "threads": 1,
+    "measured_on": "a processor",
+    "left_out": ["odd"],
+    "attempts": [{"predicted_ms": 2.6, "measured_ms": 2.44}],
+    "rolled_back": [{"group": "heads", "width": 2, "saved_ms": 0.002, "noise_ms": 0.004}],
+    "networks": [NETWORK, {**NETWORK, "name": "uniform", "share": 0.453, "ms": 2.66}],
+    "kept": "knapsack",
+    "verdict": "against uniform pruning to the same latency it helped: +2.00 points",
+    "reached_ms": 2.7,
+}
+
+
+def test_a_goal_of_latency_is_held_against_uniform_pruning(facts):
+    assert "<h2>Latency goal" not in reporting.render(facts)
+    facts["tiers"][1]["goal"] = GOAL
+    page = reporting.render(facts)
+    assert page.count("<h2>Latency goal of full</h2>") == 1
+    section = page[page.index("<h2>Latency goal") : page.index("<h2>Pruning and")]
+    for text in (
+        "1.5 times faster",
+        "knapsack, kept",
+        "uniform (45.3% of each)",
+        "2.66 ms",
+        "300 steps",
+        "it helped: +2.00 points.",
+        "<code>heads</code> at 2",
+        "0.002 ms",
+        "2.60 / 2.44 ms",
+        "Not in the table, so not pruned: odd.",
+        "not of a Jetson AGX Xavier, which took no part",
+        "latency/full.json",
+    ):
+        assert text in section, text
+    facts["tiers"][1]["goal"] = {**GOAL, "networks": [], "rolled_back": [], "attempts": []}
+    assert "Rolled back" not in reporting.render(facts)
+
+
 def test_names_are_escaped(facts):
     facts["network"]["name"] = "<script>alert(1)</script>"
     assert "<script>" not in reporting.render(facts)
