@@ -111,7 +111,11 @@ def prune(
 
 
 def find_groups(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> list[Group]:
-    """Every width of ``module`` that `prune` can make smaller."""
+    """Every width of ``module`` that `prune` can make smaller.
+
+    One whose channels are not all read by each of its readers is left out: it is cut up on the
+    way, as by an attention that has one layer for queries, keys and values.
+    """
     found = [
         Group(name, "heads", int(part.heads), tuple(part.head_importance().argsort().tolist()))
         for name, part in _attentions(module)
@@ -120,20 +124,21 @@ def find_groups(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> lis
     names = {part: name for name, part in copied.named_modules()}
     with _dependencies(copied, example) as graph:
         for layer in _prunable(copied, graph):
-            group = _group(graph, layer)
-            readers = []
-            for item in group.items:
-                part = item.dep.target.module
-                reads = graph.is_in_channel_pruning_fn(item.dep.handler)
-                if reads and isinstance(part, _WEIGHTED) and not _is_grouped(part):
-                    axis = 0 if isinstance(part, _TRANSPOSED) else 1
-                    columns, channels = tuple(item.idxs), tuple(item.root_idxs)
-                    readers.append(Reader(names[part], axis, columns, channels))
-            weakest = tuple(_importance(group).argsort().tolist())
-            found.append(
-                Group(names[layer], "channels", _out_width(layer), weakest, tuple(readers))
-            )
+            group, width = _group(graph, layer), _out_width(layer)
+            readers = tuple(_readers(graph, group, names))
+            if all(set(reader.channels) == set(range(width)) for reader in readers):
+                weakest = tuple(_importance(group).argsort().tolist())
+                found.append(Group(names[layer], "channels", width, weakest, readers))
     return sorted(found, key=lambda group: group.layer)
+
+
+def _readers(graph: Any, group: Any, names: Mapping[Any, str]) -> Iterator[Reader]:
+    for item in group.items:
+        part = item.dep.target.module
+        reads = graph.is_in_channel_pruning_fn(item.dep.handler)
+        if reads and isinstance(part, _WEIGHTED) and not _is_grouped(part):
+            axis = 0 if isinstance(part, _TRANSPOSED) else 1
+            yield Reader(names[part], axis, tuple(item.idxs), tuple(item.root_idxs))
 
 
 def _prune_heads(module: torch.nn.Module, share: float, wanted: dict[str, int]) -> list[Change]:

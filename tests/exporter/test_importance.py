@@ -54,3 +54,23 @@ def test_a_narrower_width_never_loses_less_and_the_whole_loses_nothing(
         assert row[0] == 0.0
         assert row == sorted(row)
         assert row[-1] > 0
+
+
+class OneAtATime(torch.nn.Module):
+    """Knows how many samples it is given, and it is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.back = torch.nn.Linear(4, 32), torch.nn.Linear(32, 3)
+
+    def forward(self, tokens):
+        return self.back(self.wide(tokens.reshape(1, 4)).relu())
+
+
+def test_a_network_that_takes_one_sample_at_a_time_is_given_one():
+    torch.manual_seed(0)
+    module = OneAtATime().eval()
+    samples = [{"x": torch.randn(1, 4).numpy()} for _ in range(5)]
+    groups = find_groups(module, [torch.zeros(1, 4)])
+    losses = measure_losses(module, groups, {"wide": [32, 16]}, samples, ["x"])
+    assert losses["wide"][16] > losses["wide"][32] == 0.0

@@ -216,3 +216,24 @@ def test_the_groups_are_all_that_pruning_can_take(mixed):
     assert heads.kind == "heads"
     assert set(heads.weakest) == set(range(HEADS))
     assert all(parameter.grad is None for parameter in module.parameters())
+
+
+class Joined(nn.Module):
+    """Tokens [1, n, 32] → the same; one layer makes queries, keys and values."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.wide, self.back = nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, tokens):
+        count = tokens.shape[1]
+        query, key, value = self.qkv(tokens).view(count, 3, 2, 16).permute(1, 2, 0, 3)
+        seen = (query @ key.transpose(-1, -2)).softmax(-1) @ value
+        tokens = tokens + self.out(seen.permute(1, 0, 2).reshape(1, count, 32))
+        return tokens + self.back(self.wide(tokens).relu())
+
+
+def test_a_width_that_is_cut_up_on_the_way_is_no_group():
+    groups = find_groups(Joined().eval(), [torch.randn(1, 8, 32)])
+    assert [group.layer for group in groups] == ["wide"]
