@@ -203,7 +203,8 @@ def _goal_words(goal: Optional[Dict[str, Any]]) -> List[str]:
             f"{network['parameters'] / 1e6:.2f} M parameters"
         )
     if goal["rolled_back"]:
-        lines.append(f"      {len(goal['rolled_back'])} cuts made nothing faster: rolled back")
+        idle = ", ".join(cut["what"] for cut in goal["rolled_back"])
+        lines.append(f"      rolled back, for it made nothing faster: {idle}")
     return [*lines, f"      {goal['verdict']}"]
 
 

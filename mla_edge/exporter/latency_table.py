@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Mapping
 
 import numpy as np
@@ -15,11 +15,21 @@ _STEPS = 8  # widths of a group
 
 
 @dataclass(frozen=True)
+class Idle:
+    """A cut that makes nothing faster: what it saved, and the noise that this is within."""
+
+    what: str
+    saved_ms: float
+    noise_ms: float
+
+
+@dataclass(frozen=True)
 class LatencyTable:
     """Milliseconds by group and width, on one thread of one machine.
 
     A row is of the part of the graph that the width runs through, run alone; only the
-    differences within a row mean anything.
+    differences within a row mean anything. Widths that make their part no faster are not in
+    it.
     """
 
     tier: str
@@ -29,6 +39,7 @@ class LatencyTable:
     whole_ms: float  # of the whole graph, nothing pruned
     rows: Mapping[str, Mapping[int, float]]
     left_out: tuple[str, ...] = ()  # groups that cannot be timed, and are not pruned
+    idle: tuple[Idle, ...] = ()
 
     def predict(self, widths: Mapping[str, int]) -> float:
         """Milliseconds of the graph with ``widths``; between two that were measured, on a line.
@@ -48,6 +59,7 @@ class LatencyTable:
             "format": FORMAT,
             **{key: value for key, value in vars(self).items() if key != "rows"},
             "left_out": list(self.left_out),
+            "idle": [asdict(cut) for cut in self.idle],
             "rows": {
                 group: {str(width): cost for width, cost in sorted(row.items())}
                 for group, row in self.rows.items()
@@ -72,6 +84,7 @@ class LatencyTable:
                 whole_ms=float(values["whole_ms"]),
                 rows=rows,
                 left_out=tuple(values["left_out"]),
+                idle=tuple(Idle(**cut) for cut in values["idle"]),
             )
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(

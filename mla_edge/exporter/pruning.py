@@ -74,6 +74,7 @@ class Group:
     width: int
     weakest: tuple[int, ...]  # of the channels or heads, the weakest first
     readers: tuple[Reader, ...] = ()  # of channels; heads go by `prune` alone
+    part: str = "attention heads"  # or "linear widths", "convolution widths"
 
 
 def prune(
@@ -128,7 +129,9 @@ def find_groups(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> lis
             readers = tuple(_readers(graph, group, names))
             if all(set(reader.channels) == set(range(width)) for reader in readers):
                 weakest = tuple(_importance(group).argsort().tolist())
-                found.append(Group(names[layer], "channels", width, weakest, readers))
+                linear = isinstance(layer, torch.nn.Linear)
+                part = "linear widths" if linear else "convolution widths"
+                found.append(Group(names[layer], "channels", width, weakest, readers, part))
     return sorted(found, key=lambda group: group.layer)
 
 

@@ -30,7 +30,7 @@ from mla_edge.exporter.float_graphs import (
 from mla_edge.exporter.held_back import hold_back
 from mla_edge.exporter.importance import measure_losses
 from mla_edge.exporter.int8 import choose_cpu_graph, choose_ranges, matching
-from mla_edge.exporter.latency_table import LatencyTable, allowed_widths
+from mla_edge.exporter.latency_table import Idle, LatencyTable, allowed_widths
 from mla_edge.exporter.pruning import ROUND_TO, Group, find_groups
 from mla_edge.exporter.runs import machine, time_runs
 from mla_edge.exporter.steps import hash_of
@@ -38,7 +38,6 @@ from mla_edge.exporter.tracing import scopes_of
 from mla_edge.exporter.width_search import (
     Attempt,
     Found,
-    Undone,
     cheapest_widths,
     find_uniform,
     find_widths,
@@ -118,7 +117,7 @@ def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Re
             {"predicted_ms": a.predicted_ms, "measured_ms": a.measured_ms}
             for a in found.attempts
         ],
-        rolled_back=[asdict(cut) for cut in found.undone],
+        rolled_back=[asdict(cut) for cut in (*found.undone, *table.idle)],
         networks=[one.facts for one in scores.values()],
         kept=kept,
         verdict=verdict,
@@ -263,10 +262,11 @@ def _search(  # noqa: PLR0913 - what is known of the widths, and what they are t
 ) -> tuple[Found, tuple[float, Attempt] | None]:
     """The widths by the table, and one share of all widths, that both reach the target."""
     heads = [group.layer for group in groups if group.kind == "heads"]
+    parts = {group.layer: group.part for group in groups}
     channels = rounding(job.profile, job.precision)
 
     def search() -> dict[str, Any]:
-        found = find_widths(table, losses, target_ms, timer.time)
+        found = find_widths(table, losses, parts, target_ms, timer.time)
         if found is None:
             raise ExportError(
                 f"knapsack: {part.tier.name} reached {target_ms:.2f} ms when the table was "
@@ -277,7 +277,7 @@ def _search(  # noqa: PLR0913 - what is known of the widths, and what they are t
         chosen = found.chosen
         job.steps.note(
             f"{chosen.measured_ms:.2f} ms measured, {chosen.predicted_ms:.2f} ms by the table, "
-            f"{len(found.undone)} cuts rolled back"
+            f"rolled back: {', '.join(cut.what for cut in found.undone) or 'nothing'}"
         )
         return {"found": asdict(found), "uniform": uniform and [uniform[0], asdict(uniform[1])]}
 
@@ -286,7 +286,7 @@ def _search(  # noqa: PLR0913 - what is known of the widths, and what they are t
     found = Found(
         Attempt(**kept["found"]["chosen"]),
         tuple(Attempt(**attempt) for attempt in kept["found"]["attempts"]),
-        tuple(Undone(**cut) for cut in kept["found"]["undone"]),
+        tuple(Idle(**cut) for cut in kept["found"]["undone"]),
     )
     uniform = kept["uniform"] and (kept["uniform"][0], Attempt(**kept["uniform"][1]))
     return found, uniform

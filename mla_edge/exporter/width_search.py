@@ -1,9 +1,9 @@
 """Find the widths that reach a latency: solve by the table, measure the whole graph, correct.
 
 The table adds up what groups save alone, and the whole graph takes a little more or less. So
-the budget is corrected by what was measured until the goal is met. Then every cut is undone in
-turn: one without which the graph is no slower is rolled back for good, and the budget is spent
-anew.
+the budget is corrected by what was measured until the goal is met. Then the cuts of each part
+of the network, its heads, its linear and its convolution widths, are undone in turn: those
+without which the graph is no slower are rolled back, and the budget is spent on the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 
 from mla_edge.exporter.knapsack import Option, choose_widths
-from mla_edge.exporter.latency_table import LatencyTable
+from mla_edge.exporter.latency_table import Idle, LatencyTable
 from mla_edge.exporter.runs import saving
 
 Times = Callable[[Mapping[str, Mapping[str, int]], int], Mapping[str, np.ndarray]]
@@ -25,7 +25,7 @@ _AIM = 0.99  # of the goal, for what is measured differs a little from time to t
 _NEAR = 0.97  # of the goal: faster than that is pruned more than need be
 _ATTEMPTS = 6
 _SESSIONS = 8
-_CLOSER_LOOK = 24  # sessions, where a cut seems to be for nothing
+_CLOSER_LOOK = 24  # sessions, to see whether a part of the cuts pays
 _LEAST_EIGHTH = 8  # no uniform network is narrower, as no width of the table is
 
 
@@ -40,22 +40,12 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Undone:
-    """A cut that was rolled back: without it the graph is not slower by more than noise."""
-
-    group: str
-    width: int
-    saved_ms: float
-    noise_ms: float
-
-
-@dataclass(frozen=True)
 class Found:
     """The choice that reaches the goal, how it was come by, and what was rolled back."""
 
     chosen: Attempt
     attempts: tuple[Attempt, ...]
-    undone: tuple[Undone, ...]
+    undone: tuple[Idle, ...]
 
 
 def cheapest_widths(table: LatencyTable) -> dict[str, int]:
@@ -74,34 +64,32 @@ def measured_ms(table: LatencyTable, taken: Mapping[str, np.ndarray], name: str)
 def find_widths(
     table: LatencyTable,
     losses: Mapping[str, Mapping[int, float]],
+    parts: Mapping[str, str],
     target_ms: float,
     time_widths: Times,
 ) -> Found | None:
     """The widths with the least loss whose graph was measured to take ``target_ms`` or less.
 
-    None where no choice does.
+    ``parts`` says by group of which part of the network it is. None where no choice does.
     """
     options = {
         group: [Option(width, cost, losses[group][width]) for width, cost in row.items()]
         for group, row in table.rows.items()
     }
     attempts: list[Attempt] = []
-    undone: list[Undone] = []
-    idle: list[Undone] = []
-    looked_at: dict[str, int] = {}  # cuts that were found to pay
-    found: Attempt | None = None
-    while True:
-        reached = _approach(table, options, target_ms, time_widths, attempts)
-        if reached is None:  # the last ones are needed: together those cuts do count
-            return None if found is None else Found(found, tuple(attempts), tuple(undone))
-        found, undone = reached, undone + idle
-        new = {g: w for g, w in found.widths.items() if looked_at.get(g) != w}
-        idle = _idle_cuts(table, found.widths, new, time_widths)
-        looked_at.update(new)
-        if not idle:
-            return Found(found, tuple(attempts), tuple(undone))
-        for cut in idle:
-            options[cut.group] = [max(options[cut.group], key=lambda option: option.width)]
+    found = _approach(table, options, target_ms, time_widths, attempts)
+    if found is None:
+        return None
+    idle = _idle_parts(table, found.widths, parts, time_widths)
+    if idle:
+        gone = {cut.what for cut in idle}
+        for group, rows in options.items():
+            if parts[group] in gone:
+                options[group] = [max(rows, key=lambda option: option.width)]
+        without = _approach(table, options, target_ms, time_widths, attempts)
+        if without is not None:
+            return Found(without, tuple(attempts), tuple(idle))
+    return Found(found, tuple(attempts), ())  # together those cuts do count
 
 
 def _approach(
@@ -143,30 +131,22 @@ def _cheapest(options: Mapping[str, Sequence[Option]]) -> dict[str, int]:
     }
 
 
-def _idle_cuts(
+def _idle_parts(
     table: LatencyTable,
     widths: Mapping[str, int],
-    candidates: Mapping[str, int],
+    parts: Mapping[str, str],
     time_widths: Times,
-) -> list[Undone]:
-    """The cuts among ``candidates`` without which ``widths`` are not slower beyond noise."""
+) -> list[Idle]:
+    """The parts whose cuts can be undone without the graph becoming slower beyond noise."""
     whole = {group: max(row) for group, row in table.rows.items()}
-    idle = [
-        Undone(group, width, 0.0, 0.0)
-        for group, width in candidates.items()
-        if width < whole[group]
-    ]
-    for sessions in (_SESSIONS, _CLOSER_LOOK):
-        if not idle:
-            break
-        choices = {f"without {c.group}": {**widths, c.group: whole[c.group]} for c in idle}
-        taken = time_widths({"chosen": widths, **choices}, sessions)
-        looked_at = [
-            Undone(c.group, c.width, *saving(taken[f"without {c.group}"], taken["chosen"]))
-            for c in idle
-        ]
-        idle = [cut for cut in looked_at if cut.saved_ms <= cut.noise_ms]
-    return idle
+    cut = sorted({parts[group] for group, width in widths.items() if width < whole[group]})
+    choices = {
+        part: {g: whole[g] if parts[g] == part else width for g, width in widths.items()}
+        for part in cut
+    }
+    taken = time_widths({"chosen": widths, **choices}, _CLOSER_LOOK)
+    savings = [Idle(part, *saving(taken[part], taken["chosen"])) for part in cut]
+    return [found for found in savings if found.saved_ms <= found.noise_ms]
 
 
 def uniform_widths(

@@ -8,13 +8,13 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from mla_edge.exporter.latency_table import LatencyTable
+from mla_edge.exporter.latency_table import Idle, LatencyTable
 from mla_edge.exporter.layers import find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.quantization import quantize, run_with
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.regions import Region, cut_out, find_regions, fix_sizes, narrow
-from mla_edge.exporter.runs import machine, time_runs
+from mla_edge.exporter.runs import machine, saving, time_runs
 from mla_edge.exporter.steps import hash_of
 from mla_edge.signals import Tensors
 
@@ -67,14 +67,27 @@ class WidthTimer:
             for width, model in zip(options[group], made):
                 path = self._write(model, self._folder / f"{number}-{width}")
                 cases[f"{group}@{width}"] = (path, feeds[group])
-        medians = {name: float(np.median(ms)) for name, ms in time_runs(cases).items()}
+        taken = time_runs(cases)
+        idle = []
         for group, row in rows.items():
-            row.update((width, medians[f"{group}@{width}"]) for width in options[group])
-        form, left_out = (
-            "int8" if self._ranges else "fp32",
-            sorted(options.keys() - rows.keys()),
+            whole = max(options[group])
+            for width in options[group]:
+                ms = taken[f"{group}@{width}"]
+                saved_ms, noise_ms = saving(taken[f"{group}@{whole}"], ms)
+                if width == whole or saved_ms > noise_ms:
+                    row[width] = float(np.median(ms))
+                else:
+                    idle.append(Idle(f"{group} at {width}", saved_ms, noise_ms))
+        return LatencyTable(
+            tier=tier,
+            precision="int8" if self._ranges else "fp32",
+            measured_on=machine(),
+            threads=1,
+            whole_ms=float(np.median(taken[""])),
+            rows=rows,
+            left_out=tuple(sorted(options.keys() - rows.keys())),
+            idle=tuple(idle),
         )
-        return LatencyTable(tier, form, machine(), 1, medians[""], rows, tuple(left_out))
 
     def time(
         self, choices: Mapping[str, Mapping[str, int]], sessions: int = 8

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mla_edge.errors import ConfigError
-from mla_edge.exporter.latency_table import LatencyTable, allowed_widths
+from mla_edge.exporter.latency_table import Idle, LatencyTable, allowed_widths
 from mla_edge.exporter.onnx_graph import to_onnx
 from mla_edge.exporter.pruning import prune
 from mla_edge.exporter.quantization import calibrate
@@ -22,6 +22,7 @@ TABLE = LatencyTable(
     whole_ms=4.0,
     rows={"feed": {64: 1.0, 32: 0.6, 16: 0.5}, "heads": {4: 0.4, 2: 0.3}},
     left_out=("odd",),
+    idle=(Idle("feed at 48", 0.001, 0.002),),
 )
 
 
@@ -104,10 +105,12 @@ def test_real_graphs_are_timed_at_every_width(exported, int8, tmp_path):
     assert table.precision == ("int8" if int8 else "fp32")
     assert (table.tier, table.threads, table.left_out) == ("only", 1, ("stem.2.0",))
     assert "ONNX Runtime" in table.measured_on
-    assert {group: sorted(row) for group, row in table.rows.items()} == {
-        "block.feed.expand": [16, 32, 48, 64, 80, 96],
-        "block.attention.local": [1, 2, 4],
+    known = {f"{group} at {width}" for group, row in table.rows.items() for width in row}
+    assert known | {cut.what for cut in table.idle} == {
+        *(f"block.feed.expand at {width}" for width in (16, 32, 48, 64, 80, 96)),
+        *(f"block.attention.local at {width}" for width in (1, 2, 4)),
     }
+    assert all(max(row) == widths[group] for group, row in table.rows.items())
     costs = [cost for row in table.rows.values() for cost in row.values()]
     assert 0 < min(costs) <= max(costs) < table.whole_ms
     taken = timer.time({"least": {"block.feed.expand": 16, "block.attention.local": 1}})

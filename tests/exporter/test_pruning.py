@@ -214,6 +214,11 @@ def test_the_groups_are_all_that_pruning_can_take(mixed):
     assert torch.equal(smaller.block.feed.expand.weight, module.block.feed.expand.weight[kept])
     heads = groups["block.attention.local"]
     assert heads.kind == "heads"
+    assert {group.part for group in groups.values()} == {
+        "attention heads",
+        "linear widths",
+        "convolution widths",
+    }
     assert set(heads.weakest) == set(range(HEADS))
     assert all(parameter.grad is None for parameter in module.parameters())
 
