@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mla_edge.bundle import Bundle
 from mla_edge.cli import app
+from mla_edge.cli.export import _goal_words
 from mla_edge.errors import AccuracyGateError
 from mla_edge.exporter import building
 
@@ -157,3 +158,43 @@ def test_being_stopped_ends_with_130_and_leaves_nothing(tmp_path, how):
     assert "Traceback" not in rest
     assert not (tmp_path / "bundles").exists()
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--target-latency-ms", "2", "--target-speedup", "2"], "are two goals"),
+        (["--target-speedup", "0.5"], "is not faster"),
+        (["--target-speedup", "1.5", "--target-tier", "full"], "its tiers: only"),
+        (["--target-latency-ms", "2", "--profile", "agx-xavier"], "give --target-speedup"),
+    ],
+)
+def test_a_goal_that_is_none_exits_with_2(export, words, message):
+    done = export(ALARMS, "--profile", "host", "--dry-run", *words)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+
+
+def test_a_goal_is_part_of_the_plan(export):
+    done = export(ALARMS, "--profile", "agx-orin", "--target-speedup", "1.5", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "only: prune to 1.5 times faster by a knapsack" in done.stdout
+
+
+def test_what_came_of_a_goal_is_told_in_words():
+    network = {"ms": 2.7, "test_accuracy": 0.925, "parameters": 3_360_000}
+    goal = {
+        "wanted": "1.5 times faster",
+        "target_ms": 2.72,
+        "whole_ms": 4.08,
+        "reached_ms": 2.71,
+        "networks": [{**network, "name": "knapsack"}, {**network, "name": "uniform"}],
+        "rolled_back": [{"what": "attention heads"}],
+        "verdict": "it helped",
+    }
+    lines = _goal_words(goal)
+    assert lines[0].endswith("2.71 ms, 4.08 ms with nothing pruned")
+    assert "knapsack: 2.70 ms, 92.5% right, 3.36 M parameters" in lines[1]
+    assert "rolled back, for it made nothing faster: attention heads" in lines[3]
+    assert _goal_words({**goal, "rolled_back": []})[-1].strip() == "it helped"
+    assert _goal_words(None) == []

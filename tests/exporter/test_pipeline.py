@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ from mla_edge.exporter import (
     shrinking,
     width_search,
 )
+from mla_edge.exporter.goal import LatencyGoal
 from mla_edge.exporter.latency_table import LatencyTable
 from mla_edge.exporter.layers import find_layers, floating_layers
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
 from mla_edge.exporter.quantization import calibrate
 from mla_edge.exporter.ranges import Range
+from mla_edge.exporter.refusal import Loss, _advice
 from mla_edge.exporter.steps import StepCache, Steps
 
 ALARMS = f"{Path(__file__).parents[2] / 'examples' / 'your_network' / 'alarms.py'}:make_network"
@@ -428,10 +431,11 @@ def test_training_data_brings_the_pruned_tier_closer(alarms, monkeypatch, tmp_pa
 
 @pytest.fixture
 def hasty(monkeypatch, prunable, tmp_path, quick):
-    """A network with widths of every kind, untrained: no gate."""
+    """A network with widths of every kind, untrained: no gate. No time decides a test."""
     monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: prunable)
     monkeypatch.setattr(width_search, "_SESSIONS", 2)
     monkeypatch.setattr(width_search, "_CLOSER_LOOK", 4)
+    monkeypatch.setattr(shrinking, "SLACK", 5.0)
     out = tmp_path / "out"
     return ExportRequest("host", SMALL, out=out, calibration=quick, max_drop=100.0)
 
@@ -498,6 +502,13 @@ def test_a_graph_that_became_too_slow_is_not_published(hasty, cache, monkeypatch
         export(dataclasses.replace(hasty, target_speedup=1.05), cache=cache)
     assert "ask for less" in caught.value.hint
     assert not hasty.out.exists()
+
+
+def test_a_refusal_does_not_send_a_goal_to_the_recipe():
+    job = SimpleNamespace(goal=LatencyGoal("full", speedup=1.5), trains=False, precision="int8")
+    loss = Loss(pruning=3.0, precision=0.5, layers=())
+    assert _advice(job, "full", loss).startswith("ask for less than 1.5 times faster, or let")
+    assert _advice(job, "lite", loss).startswith("prune less in the recipe")
 
 
 def test_a_goal_is_said_in_the_plan(hasty):
