@@ -180,7 +180,9 @@ def _prune_channels(
 
 def _take(wanted: dict[str, int], name: str, before: int, otherwise: int) -> int:
     """The width that ``name`` is to have; what was wanted of it is taken out of ``wanted``."""
-    after = wanted.pop(name, otherwise)
+    if name not in wanted:
+        return otherwise
+    after = wanted.pop(name)
     if not 1 <= after <= before:
         raise ExportError(
             f"prune: {name} is {before} wide and cannot be made {after}",

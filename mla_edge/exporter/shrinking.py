@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Re
             raise ConfigError(
                 f"{name} cannot become {goal}: with nothing pruned it takes "
                 f"{table.whole_ms:.2f} ms here, and with the narrowest widths {least_ms:.2f} "
-                f"ms ({table.whole_ms / least_ms:.2f} times faster)",
+                f"ms ({math.floor(100 * table.whole_ms / least_ms) / 100:.2f} times faster)",
                 hint="ask for less, or for a smaller network",
             )
         losses = _losses(job, part, groups, options, table)

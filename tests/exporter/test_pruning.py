@@ -242,3 +242,11 @@ class Joined(nn.Module):
 def test_a_width_that_is_cut_up_on_the_way_is_no_group():
     groups = find_groups(Joined().eval(), [torch.randn(1, 8, 32)])
     assert [group.layer for group in groups] == ["wide"]
+
+
+def test_a_width_that_is_no_multiple_of_16_is_left_where_rounding_would_widen_it():
+    narrow = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 64), nn.Linear(64, 4))
+    pruned = prune(narrow.eval(), [torch.randn(1, 8)], channels=0.15)
+    assert [(change.layer, change.after) for change in pruned.changes] == []
+    pruned = prune(narrow, [torch.randn(1, 8)], channels=0.5)
+    assert {change.layer: change.after for change in pruned.changes} == {"0": 16, "2": 32}
