@@ -64,6 +64,15 @@ class Reading:
 Signal = Union[Frame, Clip, Sound, Reading]
 
 
+def values_of(signal: Signal) -> np.ndarray:
+    """The array that ``signal`` holds."""
+    if isinstance(signal, Frame):
+        return signal.image
+    if isinstance(signal, Clip):
+        return signal.frames
+    return signal.samples if isinstance(signal, Sound) else signal.values
+
+
 @dataclass(frozen=True)
 class Sample:
     """What one inference sees: the signal of each modality that is there, by input name."""
@@ -98,9 +107,8 @@ class InputSpec:
     @property
     def window_s(self) -> float:
         """How much time a clip or the sound takes, in seconds; 0 for kinds without a rate."""
-        if self.kind not in ("clip", "audio") or not self.rate_hz:
-            return 0.0
-        return self.shape[1] / self.rate_hz
+        count = {"clip": self.shape[1:2], "audio": self.shape[-1:]}.get(self.kind)
+        return count[0] / self.rate_hz if count and self.rate_hz else 0.0
 
 
 @dataclass(frozen=True)
