@@ -10,7 +10,7 @@ import numpy as np
 
 from mla_edge._arrays import read_arrays
 from mla_edge.errors import ConfigError
-from mla_edge.signals import PRESENT, Frame, InputSpec, Reading, Sample, Signal, Sound
+from mla_edge.signals import PRESENT, Clip, Frame, InputSpec, Reading, Sample, Signal, Sound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,6 +117,10 @@ def _signals(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> l
     if spec.kind == "image":
         expected = "uint8 [n, height, width, 3]"
         fits = rows.ndim == 4 and rows.shape[3] == 3 and rows.dtype == np.uint8
+    elif spec.kind == "clip":
+        expected = "uint8 [n, frames, height, width] or [n, frames, height, width, 3]"
+        is_rgb = rows.ndim == 5 and rows.shape[4] == 3
+        fits = (is_rgb or rows.ndim == 4) and rows.dtype == np.uint8
     elif spec.kind == "audio":
         expected = "float32 [n, samples]"
         fits = rows.ndim == 2
@@ -130,6 +134,9 @@ def _signals(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> l
         )
     if spec.kind == "image":
         return [Frame(row, 0.0) for row in rows]
+    if spec.kind == "clip":
+        rate_hz = _rate(arrays, spec, path)
+        return [Clip(row, rate_hz, 0.0) for row in rows]
     with np.errstate(over="ignore"):  # becomes infinite, which is refused by its sample
         rows = rows.astype(np.float32)
     if spec.kind == "audio":
@@ -146,6 +153,6 @@ def _rate(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> int:
         shown = rate if rate.shape == () else f"{rate.dtype} {list(rate.shape)}"
         raise ConfigError(
             f"{path}: {name!r} is {shown}",
-            hint="give one whole number above 0, the samples a second",
+            hint="give one whole number above 0, the samples (of a clip, the frames) a second",
         )
     return int(rate)

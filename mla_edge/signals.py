@@ -29,6 +29,20 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """The newest pictures of a camera, oldest first; ``time_s`` is the last one's moment.
+
+    ``frames`` is uint8, frames × height × width in grey, or frames × height × width × 3 in
+    RGB, ``rate_hz`` of them a second.
+    """
+
+    frames: np.ndarray
+    rate_hz: float
+    time_s: float
+    truth: str | None = None  # only a simulator knows it
+
+
+@dataclass(frozen=True)
 class Sound:
     """The newest stretch of sound: mono float32 in [-1, 1]; ``time_s`` is its last sample's."""
 
@@ -47,7 +61,16 @@ class Reading:
     truth: str | None = None
 
 
-Signal = Union[Frame, Sound, Reading]
+Signal = Union[Frame, Clip, Sound, Reading]
+
+
+def values_of(signal: Signal) -> np.ndarray:
+    """The array that ``signal`` holds."""
+    if isinstance(signal, Frame):
+        return signal.image
+    if isinstance(signal, Clip):
+        return signal.frames
+    return signal.samples if isinstance(signal, Sound) else signal.values
 
 
 @dataclass(frozen=True)
@@ -70,8 +93,10 @@ class Sample:
 class InputSpec:
     """One modality of a network: what its tensor holds and how much history it wants.
 
-    ``kind`` is ``image`` (float32 [1, 3, height, width], RGB in 0…255), ``audio`` (float32
-    [1, samples] in [-1, 1] at ``rate_hz``) or ``tensor`` (float32 [1, …], taken as it is).
+    ``kind`` is ``image`` (float32 [1, 3, height, width], RGB in 0…255), ``clip`` (float32
+    [1, frames, height, width], grey in 0…255 at ``rate_hz`` frames a second, newest last),
+    ``audio`` (float32 [1, samples] in [-1, 1] at ``rate_hz``) or ``tensor`` (float32 [1, …],
+    taken as it is).
     """
 
     name: str
@@ -81,8 +106,9 @@ class InputSpec:
 
     @property
     def window_s(self) -> float:
-        """How much sound the input holds, in seconds; 0 for other kinds."""
-        return self.shape[-1] / self.rate_hz if self.kind == "audio" and self.rate_hz else 0.0
+        """How much time a clip or the sound takes, in seconds; 0 for kinds without a rate."""
+        count = {"clip": self.shape[1:2], "audio": self.shape[-1:]}.get(self.kind)
+        return count[0] / self.rate_hz if count and self.rate_hz else 0.0
 
 
 @dataclass(frozen=True)

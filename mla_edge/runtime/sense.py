@@ -8,7 +8,7 @@ from typing import Callable, Protocol
 import numpy as np
 
 from mla_edge.errors import CaptureEnded, CaptureError, CaptureTimeout
-from mla_edge.signals import Frame, Signal, Sound
+from mla_edge.signals import Signal, values_of
 
 WAITING = "waiting"  # it has given nothing yet, and still may in time
 OK = "ok"
@@ -127,8 +127,5 @@ class Sense:
 
 def _is_finite(signal: Signal) -> bool:
     """Whether a network can take ``signal``; a broken driver or sensor may give NaN."""
-    if isinstance(signal, Frame):
-        values = signal.image
-    else:
-        values = signal.samples if isinstance(signal, Sound) else signal.values
+    values = values_of(signal)
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
