@@ -18,7 +18,7 @@ FINEST = 4
 """So many pictures are kept for each frame of a clip at most, however fast the camera is."""
 
 SLOW = 3
-"""So many gaps one after the other are no stall: the camera is too slow."""
+"""So many gaps before a clip was whole are no stall: the camera is too slow."""
 
 
 class History:
@@ -39,8 +39,8 @@ class History:
         self._truth: str | None = None
         self._newest = 0  # its place in the ring
         self._count = 0  # pictures since the last gap
-        self._gaps = 0  # one after the other
-        self._apart_s = 0.0  # of the last two frames
+        self._gaps = 0  # since a clip was whole
+        self._gap_s = 0.0  # the last one
         self._shrink = GreyShrinker(height, width)
         self._lock = threading.Lock()
 
@@ -49,14 +49,13 @@ class History:
         picture = picture_of(self._spec, frame)
         with self._lock:
             if self._count:
-                self._apart_s = frame.time_s - self._times_s[self._newest]
-                if self._apart_s <= 0:
+                apart_s = frame.time_s - self._times_s[self._newest]
+                if apart_s <= 0:
                     return
-                if self._apart_s > GAP * self._period_s:
+                if apart_s > GAP * self._period_s:
+                    self._gaps = 1 if self._covered() >= self.length else self._gaps + 1
+                    self._gap_s = apart_s
                     self._count = 0
-                    self._gaps += 1
-                else:
-                    self._gaps = 0
             if not self._is_spare():
                 self._newest = (self._newest + 1) % self._size
                 self._count = min(self._count + 1, self._size)
@@ -71,15 +70,15 @@ class History:
         much history. CaptureError: the camera is too slow for this.
         """
         with self._lock:
-            if self._gaps >= SLOW:
+            length = min(self._covered(), self.length)
+            if length < self.length and self._gaps >= SLOW:
                 raise CaptureError(
-                    f"its frames come {self._apart_s * 1e3:.0f} ms apart, and clips of "
+                    f"its frames come {self._gap_s * 1e3:.0f} ms apart, and clips of "
                     f"{self._rate_hz} frames a second take {GAP * self._period_s * 1e3:.0f} ms "
                     "at most; set a higher frame rate, or give it more light"
                 )
-            places = self._places()
             return Clip(
-                self._pictures[places],  # a copy
+                self._pictures[self._places(length)],  # a copy
                 self._rate_hz,
                 self._times_s[self._newest],
                 self._truth,
@@ -92,14 +91,19 @@ class History:
         apart_s = self._times_s[self._newest] - self._times_s[self._newest - 1]
         return apart_s < self._period_s / FINEST
 
-    def _places(self) -> list[int]:
-        """Where the pictures of the clip are, the oldest first."""
-        now_s, place = self._times_s[self._newest], self._newest
-        oldest = (self._newest - self._count + 1) % self._size
-        history_s = now_s - self._times_s[oldest]
-        covered = math.floor(history_s / self._period_s + 0.5) + 1
+    def _oldest(self) -> int:
+        return (self._newest - self._count + 1) % self._size
+
+    def _covered(self) -> int:
+        """Of how many frames a clip could be: a moment may be half a period before all."""
+        history_s = self._times_s[self._newest] - self._times_s[self._oldest()]
+        return math.floor(history_s / self._period_s + 0.5) + 1
+
+    def _places(self, length: int) -> list[int]:
+        """Where the pictures of a clip are, the oldest first."""
+        now_s, place, oldest = self._times_s[self._newest], self._newest, self._oldest()
         places: list[int] = []
-        for back in range(min(self.length, covered)):
+        for back in range(length):
             wanted_s = now_s - back * self._period_s
             while place != oldest and (
                 wanted_s - self._times_s[place - 1] <= self._times_s[place] - wanted_s
