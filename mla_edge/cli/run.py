@@ -90,9 +90,8 @@ def run(
         )
     with Interrupts() as interrupts, ExitStack() as stack:
         model = stack.enter_context(_load(bundle, engine, threads))
-        sources = open_sources(
-            stack, model.bundle, {"image": camera, "audio": mic}, as_fast_as_possible
-        )
+        wanted = {"camera": camera, "microphone": mic}
+        sources = open_sources(stack, model.bundle, wanted, as_fast_as_possible)
         options = {
             "rate_hz": rate,
             "max_age_ms": max_age_ms,
@@ -115,6 +114,8 @@ def _run(
     interrupts: Interrupts,
 ) -> None:
     import mla_edge
+    from mla_edge.runtime.sense import ENDED
+    from mla_edge.runtime.session import find_inputs
     from mla_edge.runtime.summary import Summary
 
     summary = Summary()
@@ -124,13 +125,14 @@ def _run(
         with interrupts.held():
             summary.add_fault(fault)
             output.show_fault(fault)
-        reasons[fault.modality] = fault.why
+        if fault.what != ENDED or fault.modality not in reasons:  # an end explains least
+            reasons[fault.modality] = fault.why
 
     failure: Optional[MlaEdgeError] = None
     interrupted = False
     start_s = time.monotonic()
     predictions = mla_edge.run(
-        model, sources.get("image"), sources.get("audio"), on_fault=on_fault, **options
+        model, sources.get("camera"), sources.get("microphone"), on_fault=on_fault, **options
     )
     try:
         with closing(predictions):
@@ -149,7 +151,8 @@ def _run(
             f"no decision was made, for no source gave anything ({why or 'the run was short'})",
             hint="look at the devices: mla-edge doctor",
         )
-    drops = {kind: source.drops for kind, source in sources.items()}
+    specs = find_inputs(model.bundle)
+    drops = {specs[name].name: source.drops for name, source in sources.items()}
     output.close(summary.to_dict(seconds=seconds, drops=drops), failure)
     if failure is not None:
         raise failure
@@ -180,23 +183,25 @@ def _load(bundle: Optional[Path], engine: str, threads: Optional[int]) -> "Fused
 def open_sources(
     stack: ExitStack, bundle: "Bundle", wanted: Dict[str, str], as_fast_as_possible: bool
 ) -> Dict[str, Any]:
-    """Open what is wanted and what the bundle has an input for, by kind of input."""
+    """Open of ``camera`` and ``microphone`` what is wanted and has an input in the bundle."""
     import mla_edge
+    from mla_edge.runtime.session import KINDS, find_inputs
 
-    options = {"image": "--camera", "audio": "--mic"}
-    specs = {spec.kind: spec for spec in reversed(bundle.inputs)}
+    options = {"camera": "--camera", "microphone": "--mic"}
+    specs = find_inputs(bundle)
     opened: Dict[str, Any] = {}
-    for kind, source in wanted.items():
+    for name, source in wanted.items():
         if source == NO_SOURCE:
             continue
-        if kind not in specs:
-            typer.echo(f"{options[kind]} is not used: the bundle takes no {kind}", err=True)
+        if name not in specs:
+            kinds = " or ".join(KINDS[name])
+            typer.echo(f"{options[name]} is not used: the bundle takes no {kinds}", err=True)
             continue
-        spec = specs[kind]
+        spec = specs[name]
         try:
-            opened[kind] = stack.enter_context(
+            opened[name] = stack.enter_context(
                 mla_edge.open_camera(source, as_fast_as_possible=as_fast_as_possible)
-                if kind == "image"
+                if name == "camera"
                 else mla_edge.open_microphone(
                     source,
                     rate_hz=spec.rate_hz or 0,
@@ -205,14 +210,15 @@ def open_sources(
                 )
             )
         except (CaptureError, MissingDependency) as error:
-            others = [name for name in wanted if name != kind and name in specs]
-            if any(wanted[name] != NO_SOURCE for name in others):
-                _add_hint(error, f"or run without it: {options[kind]} none")
-            _add_hint(error, f"or on the simulator: {options[kind]} sim://digits")
+            others = [other for other in wanted if other != name and other in specs]
+            if any(wanted[other] != NO_SOURCE for other in others):
+                _add_hint(error, f"or run without it: {options[name]} none")
+            _add_hint(error, f"or on the simulator: {options[name]} sim://digits")
             raise
     if not opened:
         raise ConfigError(
-            f"{bundle.name} takes {', '.join(specs)}, and no source of that was given",
+            f"{bundle.name} takes {', '.join(spec.kind for spec in specs.values())}, and no "
+            "source of that was given",
             hint="leave the `none` away",
         )
     return opened

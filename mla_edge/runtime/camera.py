@@ -72,6 +72,8 @@ class LiveCamera:
         self.drops = 0
         self._newest: tuple[np.ndarray, float] | None = None
         self._spares: list[np.ndarray] = []  # decoded into again, to spare the allocation
+        self._see: Callable[[Frame], object] | None = None
+        self._seen: np.ndarray | None = None  # converted into again, as well
         self._keeper = Keeper(name, open_feed, self._pump, lambda feed: feed.release())
         self._keeper.start()
 
@@ -87,6 +89,10 @@ class LiveCamera:
         image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
         self._spares.append(picture)
         return Frame(image, time_s)
+
+    def watch(self, see: Callable[[Frame], object] | None) -> None:
+        """Show every frame to ``see``, on the reader's thread; as ``capture.Watched``."""
+        self._see = see
 
     def close(self) -> None:
         """Let go of the feed within 2 s; safe to call twice."""
@@ -106,6 +112,10 @@ class LiveCamera:
                 self._put(picture, time_s)
 
     def _put(self, picture: np.ndarray, time_s: float) -> None:
+        see = self._see
+        if see is not None:
+            self._seen = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=self._seen)
+            see(Frame(self._seen, time_s))
         with self._keeper.news:
             if self._newest is not None:
                 self.drops += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import ContextManager, Protocol
+from typing import Callable, ContextManager, Protocol, runtime_checkable
 
 from mla_edge.errors import ConfigError
 from mla_edge.signals import Frame, Sound
@@ -31,6 +31,18 @@ class Camera(Protocol):
 
     def close(self) -> None:
         """Let go of the device; safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A camera that shows every frame, those that ``read`` drops too, to who needs them all."""
+
+    def watch(self, see: Callable[[Frame], object] | None) -> None:
+        """Call ``see`` with every frame from now on, before it can be read; None ends it.
+
+        The camera's own thread calls it. The picture is only valid during the call.
+        """
         ...
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Callable, Generator, Iterator, Sequence
 
 from mla_edge.errors import ConfigError
 from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone
 from mla_edge.runtime.model import Clock, FusedModel
-from mla_edge.runtime.sense import ENDED, OK, WAITING, Fault, Sense, Source
+from mla_edge.runtime.sense import ENDED, FILLING, OK, WAITING, Fault, Sense, Source
 from mla_edge.signals import InputSpec, Prediction, Sample
+
+if TYPE_CHECKING:
+    from mla_edge.bundle import Bundle
+
+KINDS = {"camera": ("image", "clip"), "microphone": ("audio",)}
+"""What senses which kinds of input."""
 
 STEP_S = 0.05
 """Without a camera, so much new sound is worth a decision; also the pause while all is lost."""
+
+LEADING = (WAITING, FILLING, OK)
+"""States of a modality whose news make the ticks; while it fills, it does so masked."""
 
 PAUSE_S = 0.005
 """Before asking again a source that has news at any moment, but less of it than a step."""
@@ -35,7 +45,8 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     """Predictions on the newest frame and the last window of sound, until the sources end.
 
     There is one for each new frame; without a camera, for each 50 ms of new sound; with
-    ``rate_hz``, for each moment of a schedule that does not drift.
+    ``rate_hz``, for each moment of a schedule that does not drift. A clip is made of the frames
+    since the last gap; until it is whole, its input is masked.
 
     A modality that is lost, has ended, or whose newest signal is older than ``max_age_ms`` is
     masked, and used again when it is back; the loop does not wait for it. Each change is told
@@ -64,9 +75,9 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
         on_fault=on_fault or _ignore,
     )
     if camera is not None:
-        loop.add(find_input(model, "image"), camera, step_s=0.0)
+        loop.add(_input(model, "camera"), camera, step_s=0.0)
     if microphone is not None:
-        loop.add(find_input(model, "audio"), microphone, step_s=STEP_S)
+        loop.add(_input(model, "microphone"), microphone, step_s=STEP_S)
     if not loop.senses:
         raise ConfigError("no camera and no microphone", hint="give at least one of them")
     if as_fast_as_possible:
@@ -76,26 +87,38 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     return _predict(model, loop.senses, loop.ticks_of_news(), clock)
 
 
-def find_input(model: FusedModel, kind: str) -> InputSpec:
-    """The input of ``model`` that a camera (``image``) or a microphone (``audio``) senses."""
-    for spec in model.bundle.inputs:
-        if spec.kind == kind:
-            return spec
-    source = "camera" if kind == "image" else "microphone"
-    raise ConfigError(
-        f"{model.bundle.name} has no {kind} input, so it cannot use a {source}",
-        hint=f"run it without a {source}",
-    )
+def find_inputs(bundle: Bundle) -> dict[str, InputSpec]:
+    """The inputs that a ``camera`` and a ``microphone`` sense; of several, the first."""
+    found: dict[str, InputSpec] = {}
+    for source, kinds in KINDS.items():
+        for spec in bundle.inputs:
+            if spec.kind in kinds:
+                found.setdefault(source, spec)
+    return found
+
+
+def _input(model: FusedModel, source: str) -> InputSpec:
+    spec = find_inputs(model.bundle).get(source)
+    if spec is None:
+        raise ConfigError(
+            f"{model.bundle.name} has no {' or '.join(KINDS[source])} input, so it cannot use "
+            f"a {source}",
+            hint=f"run it without a {source}",
+        )
+    return spec
 
 
 def _predict(
     model: FusedModel, senses: Sequence[Sense], ticks: Iterator[None], clock: Clock
 ) -> Generator[Prediction, None, None]:
-    for _ in ticks:
-        signals = {sense.modality: sense.use() for sense in senses}
-        usable = {name: signal for name, signal in signals.items() if signal is not None}
-        if usable:
-            yield model.infer(Sample(usable), clock=clock)
+    with ExitStack() as stack:
+        for sense in senses:
+            stack.enter_context(sense.watching())
+        for _ in ticks:
+            signals = {sense.modality: sense.use() for sense in senses}
+            usable = {name: signal for name, signal in signals.items() if signal is not None}
+            if usable:
+                yield model.infer(Sample(usable), clock=clock)
 
 
 class _Loop:
@@ -120,6 +143,11 @@ class _Loop:
 
     def add(self, spec: InputSpec, source: Source, *, step_s: float) -> None:
         """Watch ``spec`` through ``source``."""
+        history = None
+        if spec.kind == "clip":
+            from mla_edge.runtime.history import History  # needs OpenCV, as nothing else here
+
+            history = History(spec)
         self.senses.append(
             Sense(
                 spec.name,
@@ -127,6 +155,7 @@ class _Loop:
                 step_s=step_s,
                 start_s=self._start_s,
                 on_fault=self._on_fault,
+                history=history,
             )
         )
 
@@ -205,7 +234,7 @@ class _Loop:
                 return
 
     def _leader(self) -> Sense | None:
-        return next((sense for sense in self.senses if sense.state in (WAITING, OK)), None)
+        return next((sense for sense in self.senses if sense.state in LEADING), None)
 
     def _ended(self) -> bool:
         return all(sense.state == ENDED for sense in self.senses)

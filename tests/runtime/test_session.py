@@ -297,6 +297,6 @@ def test_a_source_without_an_input_is_refused(tmp_path):
     deaf = FusedModel(
         bundle, {"full": engine}, CascadeRouter(bundle.policy), Preprocessor(INPUTS[1:])
     )
-    with pytest.raises(ConfigError, match="colours-host has no image input"):
+    with pytest.raises(ConfigError, match="colours-host has no image or clip input"):
         mla_edge.run(deaf, camera(), microphone())
     assert next(mla_edge.run(deaf, None, microphone(), **ON_CLOCK)).mode == "audio"
