@@ -39,7 +39,7 @@ class JsonLines:
 
 def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
     """A decision for JSON; the capture time of each of ``names``, null where it was masked."""
-    times = prediction.capture_time_s
+    times, ages = prediction.capture_time_s, prediction.ages_ms
     return {
         "label": prediction.label,
         "confidence": round(prediction.confidence, 6),
@@ -52,6 +52,8 @@ def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
         "decision_time_s": round(prediction.decision_time_s, 6),
         "latency_ms": round(prediction.latency_ms, 3),
         "age_ms": round(prediction.age_ms, 3),
+        "ages_ms": {name: round(ages[name], 3) if name in ages else None for name in names},
+        "skew_ms": round(prediction.skew_ms, 3),
         "truth": prediction.truth,
         "certificate": prediction.certificate,
     }
@@ -123,7 +125,7 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
         rows.append(
             ("accuracy", f"{summary['accuracy']:.1%} of {summary['judged']} with known truth")
         )
-    for what, name in (("latency_ms", "latency"), ("age_ms", "age")):
+    for what, name in (("latency_ms", "latency"), ("age_ms", "age"), ("skew_ms", "skew")):
         spread = summary[what]
         if spread["p50"] is not None:
             rows.append((name, "  ".join(f"{key} {spread[key]:.1f} ms" for key in spread)))
