@@ -103,9 +103,10 @@ class Words:
 def in_words(fault: Fault) -> str:
     """What happened to a modality, as a sentence."""
     if fault.what == BACK:
-        return f"{fault.modality} is back"
-    state = {"lost": "is lost", "stale": "is stale", "ended": "has ended"}[fault.what]
-    return f"{fault.modality} {state} and is left out: {fault.why}"
+        return f"{fault.modality} is {'back' if fault.masked else 'well again'}"
+    state = {"ended": "has ended"}.get(fault.what, f"is {fault.what}")
+    left_out = " and is left out" if fault.masked else ", but used"
+    return f"{fault.modality} {state}{left_out}: {fault.why}"
 
 
 def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":

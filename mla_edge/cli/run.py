@@ -57,6 +57,14 @@ def run(
     max_age_ms: Annotated[
         float, typer.Option(min=1.0, help="Leave out a modality whose newest signal is older.")
     ] = 500.0,
+    mask_suspect: Annotated[
+        bool,
+        typer.Option(
+            "--mask-suspect",
+            help="Leave out frozen or black pictures and silent or clipping sound, not only "
+            "say so.",
+        ),
+    ] = False,
     threads: Annotated[
         Optional[int],
         typer.Option(min=0, help="Of each engine, 0 for every core; default: the profile's."),
@@ -95,6 +103,7 @@ def run(
         options = {
             "rate_hz": rate,
             "max_age_ms": max_age_ms,
+            "mask_suspect": mask_suspect,
             "duration_s": duration,
             "as_fast_as_possible": as_fast_as_possible,
         }
