@@ -148,7 +148,7 @@ def test_a_short_training_writes_weights_that_load(
     assert set(json.loads(about["data"])) == set(commands_files.FILES)
 
 
-def test_without_a_folder_its_samples_are_refused(folder, tmp_path):
+def test_without_a_folder_its_samples_are_refused():
     network = load_network("commands")
     with pytest.raises(ConfigError, match="no calibrate samples of its own"):
         network.samples("calibrate", 4, 0)
