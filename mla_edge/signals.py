@@ -44,12 +44,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sound:
-    """The newest stretch of sound: mono float32 in [-1, 1]; ``time_s`` is its last sample's."""
+    """The newest stretch of sound: mono float32 in [-1, 1]; ``time_s`` is its last sample's.
+
+    ``heard`` is what it was resampled from, where it was: windows that overlap do so sample by
+    sample only there.
+    """
 
     samples: np.ndarray
     rate_hz: int
     time_s: float
     truth: str | None = None  # only a simulator knows it
+    heard: Sound | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
