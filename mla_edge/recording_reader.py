@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from mla_edge.recording_format import (
     Session,
     decision_from_json,
 )
+from mla_edge.recordings import find_parts
 from mla_edge.signals import Frame, Prediction, Sound
 
 try:
@@ -42,7 +42,6 @@ except ImportError as error:
         hint="pip install 'mla-edge[record]'",
     ) from error
 
-SUFFIX = ".mcap"
 _BROKEN = (
     McapError,
     ValueError,
@@ -87,22 +86,6 @@ class Health:
 
 
 Event = Union[SeenFrame, Sound, Prediction, ToldFault, Health]
-
-
-def part_path(path: Path, number: int) -> Path:
-    """The ``number``-th file of a recording that is called ``path`` and has several."""
-    return path.with_name(f"{path.stem}-{number:04d}{path.suffix}")
-
-
-def find_parts(path: Path) -> list[Path]:
-    """The files of the recording called ``path`` that there are: itself, its parts in order."""
-    pattern = re.compile(rf"{re.escape(path.stem)}-\d{{4,}}{re.escape(path.suffix)}")
-    there = path.parent.iterdir() if path.parent.is_dir() else ()
-    parts = sorted(
-        (each for each in there if pattern.fullmatch(each.name)),
-        key=lambda each: (len(each.name), each.name),
-    )
-    return [path, *parts] if path.exists() else parts
 
 
 class RecordingReader:

@@ -92,7 +92,7 @@ def _run(
     recorder: "Optional[Recorder]",
 ) -> None:
     import mla_edge
-    from mla_edge.runtime.session import find_inputs
+    from mla_edge.signals import find_inputs
 
     follower = Follower(output, interrupts, recorder)
     seen = sources if recorder is None else {n: recorder.watch(s) for n, s in sources.items()}
@@ -113,7 +113,7 @@ def _run(
             f"no decision was made, for no source gave anything ({why or 'the run was short'})",
             hint="look at the devices: mla-edge doctor",
         )
-    specs = find_inputs(model.bundle)
+    specs = find_inputs(model.bundle.inputs)
     drops = {specs[name].name: source.drops for name, source in sources.items()}
     shown = follower.summary.to_dict(seconds=seconds, drops=drops)
     if recorder is not None:
@@ -149,16 +149,16 @@ def open_sources(
 ) -> Dict[str, Any]:
     """Open of ``camera`` and ``microphone`` what is wanted and has an input in the bundle."""
     import mla_edge
-    from mla_edge.runtime.session import KINDS, find_inputs
+    from mla_edge.signals import SENSES, find_inputs
 
     flags = {"camera": "--camera", "microphone": "--mic"}
-    specs = find_inputs(bundle)
+    specs = find_inputs(bundle.inputs)
     opened: Dict[str, Any] = {}
     for name, source in wanted.items():
         if source == NO_SOURCE:
             continue
         if name not in specs:
-            kinds = " or ".join(KINDS[name])
+            kinds = " or ".join(SENSES[name])
             typer.echo(f"{flags[name]} is not used: the bundle takes no {kinds}", err=True)
             continue
         spec = specs[name]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mla_edge.errors import ConfigError
 from mla_edge.recording_format import Session
-from mla_edge.recording_reader import find_parts, part_path
+from mla_edge.recordings import find_parts, part_path
 from mla_edge.runtime.recording_writer import RecordingWriter
 
 MB = 10**6
