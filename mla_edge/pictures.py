@@ -27,8 +27,14 @@ def pack(image: np.ndarray, form: str) -> bytes:
 
 def unpack(data: bytes) -> np.ndarray:
     """The picture in ``data``, uint8 RGB [height, width, 3]; ValueError where it is damaged."""
+    image = unpack_bgr(data)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def unpack_bgr(data: bytes) -> np.ndarray:
+    """As ``unpack``, with blue first, as OpenCV has it."""
     packed = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(packed, cv2.IMREAD_COLOR) if packed.size else None
     if image is None:
         raise ValueError("it is no picture, or damaged")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return np.asarray(image)
