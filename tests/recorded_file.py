@@ -23,10 +23,10 @@ def write(path, count=100, *, inputs=(EYES, EARS), deaf=(), mute=(), blind=(), *
             time_s = 10 + number / 25
             image = np.full((20, 30, 3), number % 256, np.uint8)
             if number not in blind:
-                recorder.see(Frame(image, time_s, "x"), None)
+                recorder.see(Frame(image, time_s, "x"))
             window = speech[32 * number : 32 * number + 800]
             if number not in mute:
-                recorder.see(Sound(window, 800, time_s, "x"), None)
+                recorder.see(Sound(window, 800, time_s, "x"))
             times = {inputs[0].name: time_s}
             if number not in deaf:
                 times["audio"] = time_s

@@ -19,7 +19,7 @@ from mla_edge.recording_format import Session, decision_to_json
 from mla_edge.runtime.bench import memory_mb
 from mla_edge.runtime.capture import Watched
 from mla_edge.runtime.recording_parts import MB, RecordingParts, Room
-from mla_edge.runtime.sense import BACK, ENDED, Fault
+from mla_edge.runtime.sense import BACK, ENDED, Fault, Source
 from mla_edge.runtime.sound_stream import SoundStream
 from mla_edge.signals import Frame, Prediction, Signal, Sound
 
@@ -65,7 +65,7 @@ class Recorder:
         self._session = session
         self._parts = RecordingParts(path, session, room or Room(), overwrite=overwrite)
         self._waits = waits
-        self._sources: dict[str, Any] = {}
+        self._sources: dict[str, Source] = {}
         self._seen_s: dict[str, float] = {}
         self._bug: BaseException | None = None
         self._news = threading.Condition()
@@ -93,10 +93,11 @@ class Recorder:
         """
         return (_WatchedTap if isinstance(source, Watched) else _Tap)(source, self)
 
-    def see(self, signal: Signal, source: Any) -> None:
-        """Note what ``source`` gave, unless it is no news."""
+    def see(self, signal: Signal, source: Source | None = None) -> None:
+        """Note what ``source`` gave, unless it is no news; its drops are noted as well."""
         name = "camera" if isinstance(signal, Frame) else "microphone"
-        self._sources[name] = source
+        if source is not None:
+            self._sources[name] = source
         if signal.time_s <= self._seen_s.get(name, float("-inf")):
             return
         self._seen_s[name] = signal.time_s

@@ -94,7 +94,7 @@ def test_without_loss_frames_and_windows_are_bit_for_bit_those_of_the_run(
     sounds = [Sound(speech[n * 70 : n * 70 + 800], 800, 5 + n / 11, None) for n in range(9)]
     with Recorder(tmp_path / "a.mcap", session_of(small_bundle, lossless=True)) as recorder:
         for signal in [s for pair in zip(frames, sounds) for s in pair]:
-            recorder.see(signal, FakeCamera([]))
+            recorder.see(signal)
     found, problems = events(tmp_path / "a.mcap")
     assert problems == []
     seen = [event.to_frame() for event in found if not isinstance(event, Sound)]
@@ -188,7 +188,7 @@ def test_a_run_does_not_wait_for_a_disk_that_is_slow(small_bundle, tmp_path, mon
     with Recorder(tmp_path / "a.mcap", session_of(small_bundle)) as recorder:
         for number in range(50):
             began_s = time.monotonic()
-            recorder.see(dataclasses.replace(big, time_s=float(number)), FakeCamera([]))
+            recorder.see(dataclasses.replace(big, time_s=float(number)))
             recorder.add(predicted(float(number)))
             longest_s = max(longest_s, time.monotonic() - began_s)
         gate.set()
@@ -215,7 +215,7 @@ def test_a_bug_of_the_recorder_is_not_swallowed(small_bundle, tmp_path, monkeypa
     monkeypatch.setattr(recording, "pack", fail)
     recorder = Recorder(tmp_path / "a.mcap", session_of(small_bundle), waits=True)
     for number in range(200):  # nothing waits for a thread that has ended
-        recorder.see(frame("red", float(number)), FakeCamera([]))
+        recorder.see(frame("red", float(number)))
     with pytest.raises(ZeroDivisionError):
         recorder.close()
 
