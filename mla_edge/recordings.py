@@ -52,12 +52,12 @@ def is_session(path: Path) -> bool:
 
 def part_path(path: Path, number: int) -> Path:
     """The ``number``-th file of a recording that is called ``path`` and has several."""
-    return path.with_name(f"{path.stem}-{number:04d}{path.suffix}")
+    return path.with_name(f"{path.stem}-part{number:04d}{path.suffix}")
 
 
 def find_parts(path: Path) -> list[Path]:
     """The files of the recording called ``path`` that there are: itself, its parts in order."""
-    pattern = re.compile(rf"{re.escape(path.stem)}-\d{{4,}}{re.escape(path.suffix)}")
+    pattern = re.compile(rf"{re.escape(path.stem)}-part\d{{4,}}{re.escape(path.suffix)}")
     there = path.parent.iterdir() if path.parent.is_dir() else ()
     parts = sorted(
         (each for each in there if pattern.fullmatch(each.name)),

@@ -34,8 +34,8 @@ def cli_reference() -> str:
         "With `--json` a command that fails prints one object on standard output as well:",
         '`{"ok": false, "problem": …, "fix": …, "exit_code": …}`, and what else it found by',
         "then: `report` of a lost accuracy gate, `checks` of `verify`, the findings of",
-        "`doctor`, the `summary` of `run`, `record` and `replay`. Wrong usage, such as an option",
-        "that does not exist, is told in words only.",
+        "`doctor`, the `summary` of `run`, `record` and `replay`. Wrong usage, such as an",
+        "option that does not exist, is told in words only.",
     ]
     group: Any = typer.main.get_command(app)
     for name, command in _commands(group):

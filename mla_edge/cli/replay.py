@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def replay(
     recording: Annotated[
-        Path, typer.Argument(help="What record wrote; the name without -0001 is all its files.")
+        Path,
+        typer.Argument(help="What record wrote; without -part0001, all of its files."),
     ],
     bundle: Annotated[
         Optional[Path],

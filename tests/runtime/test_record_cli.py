@@ -219,11 +219,18 @@ def test_a_killed_recorder_leaves_what_it_had_flushed(here):
     assert lines(again.stdout)[1]["summary"]["replay"]["compared"] > 5
 
 
-@pytest.mark.parametrize("module", ["mcap.writer", "mcap.stream_reader", "google.protobuf"])
-def test_a_package_that_is_missing_is_named_with_its_command(here, module):
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        ("record", "mcap.writer"),
+        ("record", "google.protobuf"),
+        ("replay", "mcap.stream_reader"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_its_command(here, command, module):
     code = (
         f"import sys; sys.modules[{module!r}] = None; from mla_edge.__main__ import main; "
-        "sys.argv = ['mla-edge', 'record', 'out.mcap', '--camera', 'sim://digits']; main()"
+        f"sys.argv = ['mla-edge', {command!r}, 'out.mcap']; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=False

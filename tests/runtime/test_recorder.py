@@ -4,6 +4,7 @@ import dataclasses
 import json
 import threading
 import time
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from recorded import events, record, session_of
 
 from mla_edge.errors import ConfigError
 from mla_edge.preprocess import refit
+from mla_edge.recording_format import AUDIO, IMAGE, LOG
 from mla_edge.runtime import recorder as recording
 from mla_edge.runtime.capture import open_microphone
 from mla_edge.runtime.recorder import Recorder
@@ -66,14 +68,12 @@ def test_another_reader_finds_foxglove_s_schemas_and_what_was_seen(small_bundle,
 
 
 def test_our_schemas_are_foxglove_s_own():
-    package = pytest.importorskip("foxglove_schemas_protobuf")
-    from importlib import import_module
-
-    from mla_edge.recording_format import AUDIO, IMAGE, LOG
-
+    pytest.importorskip("foxglove_schemas_protobuf.RawAudio_pb2")  # not for Python 3.8
     for ours in (IMAGE, AUDIO, LOG):
         name = ours.name.partition(".")[2]
-        theirs = getattr(import_module(f"{package.__name__}.{name}_pb2"), name).DESCRIPTOR
+        theirs = getattr(
+            import_module(f"foxglove_schemas_protobuf.{name}_pb2"), name
+        ).DESCRIPTOR
         described = {f.name: (f.number, f.type) for f in theirs.fields}
         message = ours.unpack(ours.pack(10**18))
         assert {f.name: (f.number, f.type) for f in message.DESCRIPTOR.fields} == described
@@ -230,7 +230,7 @@ def test_a_new_file_begins_after_so_many_megabytes(small_bundle, tmp_path):
         tmp_path / "a.mcap", small_bundle, seconds=9, lossless=True, room=room
     )
     parts = names(tmp_path)
-    assert parts == [f"a-{n:04d}.mcap" for n in range(1, len(parts) + 1)]
+    assert parts == [f"a-part{n:04d}.mcap" for n in range(1, len(parts) + 1)]
     assert len(parts) >= 3
     assert all(0.9e6 < (tmp_path / name).stat().st_size <= 1e6 for name in parts[:-1])
     assert recorder.to_dict()["files"] == [str(tmp_path / name) for name in parts]
@@ -247,7 +247,7 @@ def test_the_oldest_files_make_room(small_bundle, tmp_path, room):
     sizes = [(tmp_path / name).stat().st_size for name in names(tmp_path)]
     assert len(sizes) == 2
     assert sum(sizes) <= 2.5e6
-    assert "a-0001.mcap" not in names(tmp_path)
+    assert "a-part0001.mcap" not in names(tmp_path)
     told = recorder.to_dict()
     assert told["removed"] >= 1
     assert told["stopped"] is None
@@ -284,15 +284,15 @@ def test_room_that_makes_no_sense_is_refused(small_bundle, tmp_path, room, messa
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["a.mcap", "a-0003.mcap"])
+@pytest.mark.parametrize("name", ["a.mcap", "a-part0003.mcap"])
 def test_what_is_recorded_there_is_not_overwritten_unless_told(small_bundle, tmp_path, name):
     (tmp_path / name).write_text("precious")
-    (tmp_path / "a-b.mcap").write_text("another")
+    (tmp_path / "a-2026.mcap").write_text("another")
     with pytest.raises(ConfigError, match=f"{name} is there already"):
         Recorder(tmp_path / "a.mcap", session_of(small_bundle))
     assert (tmp_path / name).read_text() == "precious"
     Recorder(tmp_path / "a.mcap", session_of(small_bundle), overwrite=True).close()
-    assert names(tmp_path) == ["a-b.mcap", "a.mcap"]
+    assert names(tmp_path) == ["a-2026.mcap", "a.mcap"]
     assert (tmp_path / "a.mcap").read_bytes()[:5] == b"\x89MCAP"
 
 
