@@ -63,6 +63,8 @@ class Follower:
 
     def end(self, shown: Dict[str, Any]) -> None:
         """Print the summary; raise the failure, or the exit of an interrupt."""
+        if self.failure is None:  # which says it otherwise
+            self._tell_stop()
         self._output.close(shown, self.failure)
         if self.failure is not None:
             raise self.failure
@@ -75,6 +77,10 @@ class Follower:
         if recorder is not None:
             recorder.add(prediction)
         self._output.show(prediction)
+        self._tell_stop("; deciding goes on")
+
+    def _tell_stop(self, more: str = "") -> None:
+        recorder = self._recorder
         if recorder is not None and recorder.stopped and not self._told_stop:
             self._told_stop = True
-            self._output.say(f"recording stopped: {recorder.stopped}; deciding goes on")
+            self._output.say(f"recording stopped: {recorder.stopped}{more}")

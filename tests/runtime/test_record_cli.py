@@ -148,8 +148,7 @@ def test_a_room_that_is_used_up_is_said_and_no_failure(here):
     words = ["--duration", 4, "--as-fast-as-possible", "--lossless", "--max-mb", 1, "--json"]
     done = call("record", "out.mcap", *SIMULATED, *words)
     assert done.exit_code == 0
-    told = "recording stopped: out.mcap has reached its --max-mb; deciding goes on\n"
-    assert done.stderr.count(told) == 1
+    assert done.stderr.count("recording stopped: out.mcap has reached its --max-mb") == 1
     decisions, last = lines(done.stdout)
     assert len(decisions) == 120
     assert last["summary"]["recording"]["stopped"] == "out.mcap has reached its --max-mb"
@@ -170,9 +169,9 @@ def test_a_disk_that_fills_up_is_said_once_and_deciding_goes_on(here):
     """A limit on the size of files refuses what is too much, as a full disk does."""
 
     def no_large_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
-    words = ["--as-fast-as-possible", "--lossless", "--duration", 4, "--json"]
+    words = ["--lossless", "--duration", 2.5, "--json"]
     process = start(here, "record", "out.mcap", *SIMULATED, *words, preexec_fn=no_large_files)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 3, stderr
@@ -180,14 +179,12 @@ def test_a_disk_that_fills_up_is_said_once_and_deciding_goes_on(here):
     assert "mla-edge: recording stopped: out.mcap: File too large\n  free some space" in stderr
     assert "Traceback" not in stderr
     decisions, last = lines(stdout)
-    assert len(decisions) == 120
     assert (last["ok"], last["exit_code"]) == (False, 3)
     assert last["summary"]["recording"]["stopped"] == "out.mcap: File too large"
-    kept = [
-        event for event in RecordingReader(here / "out.mcap") if isinstance(event, Prediction)
-    ]
-    assert 10 < len(kept) < 120
-    assert call("replay", "out.mcap").exit_code == 0
+    again = call("replay", "out.mcap", "--json")
+    assert again.exit_code == 0
+    kept = lines(again.stdout)[1]["summary"]["replay"]["compared"]
+    assert 5 < kept < len(decisions) - 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
