@@ -7,7 +7,7 @@
 | /microphone/exact | foxglove.RawAudio, pcm-f32 | the same with nothing lost, if wanted |
 | /signals | mla_edge.Signal | of each frame and window of sound: its exact time |
 | /decisions | mla_edge.Decision | each decision; what it used is found by capture time |
-| /faults | foxglove.Log | ``what: why`` of the modality ``name`` |
+| /faults | foxglove.Log | of the modality ``name``: ``what: why`` or ``what, but used: why`` |
 | /health | mla_edge.Health | each second: heat, power, memory, drops |
 
 A metadata record, before all messages, says who made it and with what. Messages are logged at
@@ -39,6 +39,9 @@ FORMAT = 1
 SESSION = "mla_edge.session"
 CAMERA, MICROPHONE, EXACT = "/camera", "/microphone", "/microphone/exact"
 SIGNALS, DECISIONS, FAULTS, HEALTH = "/signals", "/decisions", "/faults", "/health"
+BUT_USED = ", but used"
+"""What a fault's message has after its kind, where the modality is not left out."""
+
 PCM16, PCM_FLOAT = "pcm-s16", "pcm-f32"
 PCM16_SCALE = 32768
 

@@ -15,6 +15,7 @@ from mla_edge.pictures import unpack
 from mla_edge.preprocess import refit
 from mla_edge.recording_format import (
     AUDIO,
+    BUT_USED,
     CAMERA,
     DECISIONS,
     EXACT,
@@ -76,6 +77,7 @@ class ToldFault:
     what: str
     time_s: float
     why: str
+    masked: bool
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,10 @@ class _Part:
             return decision_from_json(json.loads(data))
         elif topic == FAULTS:
             told = LOG.unpack(data)
-            what, _, why = told.message.partition(": ")
+            kind, _, why = told.message.partition(": ")
+            what, but_used, _ = kind.partition(BUT_USED)
             time_s = told.timestamp.seconds + told.timestamp.nanos / 1e9
-            return ToldFault(told.name, what, time_s, why)
+            return ToldFault(told.name, what, time_s, why, not but_used)
         elif topic == HEALTH:
             return Health(json.loads(data))
         return None

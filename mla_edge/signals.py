@@ -164,3 +164,17 @@ class Prediction:
     truth: str | None = None
     certificate: str | None = None  # its id, where one covers how this was decided
     probabilities: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ages_ms(self) -> dict[str, float]:
+        """Decision time minus the capture time of each modality used."""
+        return {
+            name: (self.decision_time_s - time_s) * 1e3
+            for name, time_s in self.capture_time_s.items()
+        }
+
+    @property
+    def skew_ms(self) -> float:
+        """How far apart the modalities used were captured; 0 with one of them."""
+        times_s = self.capture_time_s.values()
+        return (max(times_s) - min(times_s)) * 1e3 if times_s else 0.0

@@ -43,7 +43,7 @@ class JsonLines:
 
 def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
     """A decision for JSON; the capture time of each of ``names``, null where it was masked."""
-    times = prediction.capture_time_s
+    times, ages = prediction.capture_time_s, prediction.ages_ms
     return {
         "label": prediction.label,
         "confidence": round(prediction.confidence, 6),
@@ -56,6 +56,8 @@ def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
         "decision_time_s": round(prediction.decision_time_s, 6),
         "latency_ms": round(prediction.latency_ms, 3),
         "age_ms": round(prediction.age_ms, 3),
+        "ages_ms": {name: round(ages[name], 3) if name in ages else None for name in names},
+        "skew_ms": round(prediction.skew_ms, 3),
         "truth": prediction.truth,
         "certificate": prediction.certificate,
     }
@@ -110,9 +112,10 @@ class Words:
 def in_words(fault: Fault) -> str:
     """What happened to a modality, as a sentence."""
     if fault.what == BACK:
-        return f"{fault.modality} is back"
-    state = {"lost": "is lost", "stale": "is stale", "ended": "has ended"}[fault.what]
-    return f"{fault.modality} {state} and is left out: {fault.why}"
+        return f"{fault.modality} is {'back' if fault.masked else 'well again'}"
+    state = {"ended": "has ended"}.get(fault.what, f"is {fault.what}")
+    left_out = " and is left out" if fault.masked else ", but used"
+    return f"{fault.modality} {state}{left_out}: {fault.why}"
 
 
 def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
@@ -132,7 +135,7 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
         rows.append(
             ("accuracy", f"{summary['accuracy']:.1%} of {summary['judged']} with known truth")
         )
-    for what, name in (("latency_ms", "latency"), ("age_ms", "age")):
+    for what, name in (("latency_ms", "latency"), ("age_ms", "age"), ("skew_ms", "skew")):
         spread = _spread(summary[what])
         if spread:
             rows.append((name, spread))

@@ -32,6 +32,14 @@ Rate = Annotated[
 MaxAge = Annotated[
     float, typer.Option(min=1.0, help="Leave out a modality whose newest signal is older.")
 ]
+MaskSuspect = Annotated[
+    bool,
+    typer.Option(
+        "--mask-suspect",
+        help="Leave out frozen or black pictures and silent or clipping sound, not only "
+        "say so.",
+    ),
+]
 Threads = Annotated[
     Optional[int],
     typer.Option(min=0, help="Of each engine, 0 for every core; default: the profile's."),

@@ -22,6 +22,7 @@ def record(
     duration: options.Duration = None,
     rate: options.Rate = None,
     max_age_ms: options.MaxAge = 500.0,
+    mask_suspect: options.MaskSuspect = False,
     lossless: Annotated[
         bool,
         typer.Option(
@@ -65,6 +66,7 @@ def record(
     settings = {
         "rate_hz": rate,
         "max_age_ms": max_age_ms,
+        "mask_suspect": mask_suspect,
         "duration_s": duration,
         "as_fast_as_possible": as_fast_as_possible,
     }

@@ -30,6 +30,7 @@ def run(
     duration: options.Duration = None,
     rate: options.Rate = None,
     max_age_ms: options.MaxAge = 500.0,
+    mask_suspect: options.MaskSuspect = False,
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
@@ -43,6 +44,7 @@ def run(
     settings = {
         "rate_hz": rate,
         "max_age_ms": max_age_ms,
+        "mask_suspect": mask_suspect,
         "duration_s": duration,
         "as_fast_as_possible": as_fast_as_possible,
     }

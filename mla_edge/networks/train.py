@@ -23,7 +23,17 @@ from mla_edge.networks.digits_training import digits_course
 from mla_edge.networks.plan import scaled
 from mla_edge.networks.training import Course, Trainer, keep_memory, say
 
+
+def _commands(folder: str) -> Course:
+    # What reads its clips is not installed with everything.
+    from mla_edge.networks.commands_data import CommandsData
+    from mla_edge.networks.commands_training import commands_course
+
+    return commands_course(CommandsData.load(folder))
+
+
 _COURSES: Mapping[str, Callable[[str], Course]] = {
+    "commands": _commands,
     "digits": lambda folder: digits_course(DigitsData.load(folder)),
 }
 
@@ -74,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         trainer = Trainer(course, args.out.with_suffix(".checkpoint"))
         trainer.run()
         about = {"plan": json.dumps(asdict(plan)), "data": json.dumps(course.hashes)}
+        about.update(course.about)
         save_weights(trainer.full, trainer.lite, args.out, about)
     except MlaEdgeError as error:
         say(f"{error}\n  {error.hint}")

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Course:
     plan: Plan
     hashes: Mapping[str, str]  # sha256 of the data, by file
     polished: str = ""  # the modality of the stage ``polish``
+    about: Mapping[str, str] = field(default_factory=dict)  # more for the weights' header
 
 
 class Probe(nn.Module):

@@ -71,6 +71,7 @@ class LiveCamera:
     def __init__(self, name: str, open_feed: Callable[[], Feed]) -> None:
         """Open the feed; when it is lost later, it is opened again."""
         self.drops = 0
+        self.still = False  # whether its pictures are the same on purpose
         self._newest: tuple[np.ndarray, float] | None = None
         self._spares: list[np.ndarray] = []  # decoded into again, to spare the allocation
         self._see: Callable[[Frame], object] | None = None
@@ -133,6 +134,7 @@ class SteppedCamera:
 
     def __init__(self, feed: Feed) -> None:
         """Read from ``feed``, which the camera then owns."""
+        self.still = isinstance(feed, PictureFeed)
         self._feed = feed
         self._closed = False
 
@@ -284,7 +286,9 @@ def open_source(
     if not marker:
         if as_fast_as_possible:
             return SteppedCamera(open_file(Path(source), MEDIA_START_S))
-        return LiveCamera(source, lambda: open_file(Path(source)))
+        camera = LiveCamera(source, lambda: open_file(Path(source)))
+        camera.still = cv2.haveImageReader(source)
+        return camera
     if scheme == "csi":
         pipeline = csi_pipeline(source)
         return LiveCamera(f"camera {source}", lambda: open_csi(source, pipeline))

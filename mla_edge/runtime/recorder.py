@@ -15,7 +15,7 @@ import numpy as np
 from mla_edge import health
 from mla_edge.errors import RecordingStopped
 from mla_edge.pictures import pack
-from mla_edge.recording_format import Session, decision_to_json
+from mla_edge.recording_format import BUT_USED, Session, decision_to_json
 from mla_edge.runtime.bench import memory_mb
 from mla_edge.runtime.capture import Watched
 from mla_edge.runtime.recording_parts import MB, RecordingParts, Room
@@ -264,7 +264,7 @@ class Recorder:
             self._parts.writer.write_fault(
                 self._wall_ns(fault.time_s),
                 fault.modality,
-                f"{fault.what}: {fault.why}",
+                f"{fault.what}{'' if fault.masked else BUT_USED}: {fault.why}",
                 is_bad=fault.what not in (BACK, ENDED),
             )
 
@@ -316,6 +316,10 @@ class _Tap:
     @property
     def drops(self) -> int:
         return int(self._source.drops)
+
+    @property
+    def still(self) -> bool:
+        return bool(getattr(self._source, "still", False))  # as the loop asks a camera
 
     def read(self, timeout_s: float) -> Any:
         signal = self._source.read(timeout_s)

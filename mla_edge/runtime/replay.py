@@ -82,7 +82,7 @@ class Replay:
             elif isinstance(event, Health):
                 self._drops = event.values["drops"]
             elif on_fault is not None:
-                on_fault(Fault(event.modality, event.what, event.time_s, event.why))
+                on_fault(Fault(**vars(event)))
         if not self.comparison.decisions:
             problems = "; ".join(self.reader.problems) or "it is of a run that made none"
             raise RecordingError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from mla_edge.errors import CaptureEnded, CaptureError, CaptureTimeout
 from mla_edge.runtime.capture import Watched
+from mla_edge.runtime.vitals import SUSPECT, Vitals
 from mla_edge.signals import Signal, values_of
 
 if TYPE_CHECKING:
@@ -29,12 +30,16 @@ JITTER_S = 0.002
 
 @dataclass(frozen=True)
 class Fault:
-    """A change in what a modality gives: ``lost``, ``stale``, ``ended``, or ``back`` again."""
+    """A change in what a modality gives: ``lost``, ``stale``, ``ended``, or ``back`` again.
+
+    Or one of ``vitals.SUSPECT``: it gives, but nothing that a working sensor would.
+    """
 
     modality: str
     what: str
     time_s: float
     why: str = ""
+    masked: bool = True  # whether it was, or had been, left out
 
 
 class Source(Protocol):
@@ -50,7 +55,7 @@ class Source(Protocol):
 class Sense:
     """Reads a source without trusting it, and tells each change of its state once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it watches, and by which rules
         self,
         modality: str,
         source: Source,
@@ -59,10 +64,12 @@ class Sense:
         start_s: float,
         on_fault: Callable[[Fault], None],
         history: History | None = None,
+        vitals: Vitals | None = None,
     ) -> None:
         """Watch ``modality``; news less than ``step_s`` after the last used is not due yet.
 
-        ``history`` makes clips of the source's frames.
+        ``history`` makes clips of the source's frames. What ``vitals`` finds is told, and left
+        out where they say so.
         """
         self.modality = modality
         self.newest: Signal | None = None
@@ -76,6 +83,8 @@ class Sense:
         self._failure: CaptureError | None = None
         self._silent = False
         self._told = False  # that it is left out
+        self._vitals = vitals
+        self._warned = ""  # of what it is suspected, though it is used
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -107,6 +116,8 @@ class Sense:
         if self.newest is not None and signal.time_s <= self.newest.time_s:
             return False
         self.newest = signal
+        if self._vitals is not None:
+            self._vitals.look(signal)
         self._failure = None
         self._silent = False
         return True
@@ -126,7 +137,7 @@ class Sense:
         elif shortage:
             self._turn(FILLING, now_s, f"after a gap, {shortage}")
         elif self.newest is not None:
-            self._turn(OK, now_s, "")
+            self._settle(now_s)
 
     def give_up(self) -> None:
         """Call it stale, whatever its age, until there is news: it was waited for in vain."""
@@ -162,6 +173,19 @@ class Sense:
             return ""
         there, wanted = len(values_of(self.newest)), self._history.length
         return f"only {there} of a clip's {wanted} frames are there" if there < wanted else ""
+
+    def _settle(self, now_s: float) -> None:
+        """It gives: say whether what it gives can be true."""
+        vitals = self._vitals
+        finding = vitals.finding if vitals is not None else ""
+        if vitals is not None and finding and vitals.masks:
+            self._turn(finding, now_s, SUSPECT[finding])
+            return
+        self._turn(OK, now_s, "")
+        if finding != self._warned:
+            what, why = (finding, SUSPECT[finding]) if finding else (BACK, "")
+            self._on_fault(Fault(self.modality, what, now_s, why, masked=False))
+            self._warned = finding
 
     def _turn(self, state: str, now_s: float, why: str) -> None:
         before, self.state = self.state, state

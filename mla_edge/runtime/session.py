@@ -11,6 +11,7 @@ from mla_edge.errors import ConfigError
 from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone
 from mla_edge.runtime.model import Clock, FusedModel
 from mla_edge.runtime.sense import ENDED, FILLING, OK, WAITING, Fault, Sense, Source
+from mla_edge.runtime.vitals import Vitals
 from mla_edge.signals import SENSES, InputSpec, Prediction, Sample, find_inputs
 
 STEP_S = 0.05
@@ -32,6 +33,7 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     max_age_ms: float = 500.0,
     duration_s: float | None = None,
     as_fast_as_possible: bool = False,
+    mask_suspect: bool = False,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     on_fault: Callable[[Fault], None] | None = None,
@@ -45,6 +47,9 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     A modality that is lost, has ended, or whose newest signal is older than ``max_age_ms`` is
     masked, and used again when it is back; the loop does not wait for it. Each change is told
     to ``on_fault`` once. While no modality is left there are no predictions.
+
+    A source that gives pictures which are black or repeat bit for bit, or sound of nothing but
+    zeros or clipped, for 2 s, is told to ``on_fault`` too; ``mask_suspect`` masks it as well.
 
     ``as_fast_as_possible`` is for files and simulators that were opened so: the time is then
     that of the newest signal, and sound is read up to the moment of the frame.
@@ -67,6 +72,7 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
         clock=clock,
         sleep=sleep,
         on_fault=on_fault or _ignore,
+        mask_suspect=mask_suspect,
     )
     if camera is not None:
         loop.add(_input(model, "camera"), camera, step_s=0.0)
@@ -116,6 +122,7 @@ class _Loop:
         clock: Clock,
         sleep: Callable[[float], None],
         on_fault: Callable[[Fault], None],
+        mask_suspect: bool,
     ) -> None:
         self.senses: list[Sense] = []  # the camera first: it leads while it is well
         self._max_age_s = max_age_s
@@ -123,6 +130,7 @@ class _Loop:
         self._clock = clock
         self._sleep = sleep
         self._on_fault = on_fault
+        self._mask_suspect = mask_suspect
         self._start_s = clock()
 
     def add(self, spec: InputSpec, source: Source, *, step_s: float) -> None:
@@ -132,6 +140,8 @@ class _Loop:
             from mla_edge.history import History  # needs OpenCV, as nothing else here
 
             history = History(spec)
+        # One picture that is repeated is what the user asked for.
+        is_still = getattr(source, "still", False)
         self.senses.append(
             Sense(
                 spec.name,
@@ -140,6 +150,7 @@ class _Loop:
                 start_s=self._start_s,
                 on_fault=self._on_fault,
                 history=history,
+                vitals=None if is_still else Vitals(masks=self._mask_suspect),
             )
         )
 

@@ -25,6 +25,7 @@ class Summary:
         self._faults: dict[str, Counter[str]] = {}
         self._latency_ms = Spread()
         self._age_ms = Spread()
+        self._skew_ms = Spread()  # where more than one modality was used
         self._certified = 0
         self._judged = 0
         self._right = 0
@@ -36,6 +37,8 @@ class Summary:
         self._modes[prediction.mode] += 1
         self._latency_ms.add(prediction.latency_ms)
         self._age_ms.add(prediction.age_ms)
+        if len(prediction.capture_time_s) > 1:
+            self._skew_ms.add(prediction.skew_ms)
         self._certified += prediction.certificate is not None
         if prediction.truth is not None:
             self._judged += 1
@@ -60,6 +63,7 @@ class Summary:
             "certified": self._part(self._certified),
             "latency_ms": self._latency_ms.to_dict(),
             "age_ms": self._age_ms.to_dict(),
+            "skew_ms": self._skew_ms.to_dict(),
             "accuracy": round(self._right / self._judged, 5) if self._judged else None,
             "judged": self._judged,
             "drops": dict(drops),

@@ -14,8 +14,9 @@ from recorded import events, record, session_of
 from mla_edge.errors import ConfigError
 from mla_edge.preprocess import refit
 from mla_edge.recording_format import AUDIO, IMAGE, LOG
+from mla_edge.recording_reader import ToldFault
 from mla_edge.runtime import recorder as recording
-from mla_edge.runtime.capture import open_microphone
+from mla_edge.runtime.capture import Watched, open_camera, open_microphone
 from mla_edge.runtime.recorder import Recorder
 from mla_edge.runtime.recording_parts import Room
 from mla_edge.runtime.sense import Fault
@@ -151,6 +152,7 @@ def test_faults_and_health_are_there(small_bundle, tmp_path, monkeypatch):
         eyes.read(1.0)
         eyes._source.drops = 4
         recorder.add_fault(Fault("image", "lost", 1.0, "the cable: out"))
+        recorder.add_fault(Fault("image", "black", 1.5, "its lens", masked=False))
         recorder.add_fault(Fault("image", "back", 2.0))
         deadline_s = time.monotonic() + 10
         while (tmp_path / "a.mcap").stat().st_size < 6000 and time.monotonic() < deadline_s:
@@ -161,11 +163,33 @@ def test_faults_and_health_are_there(small_bundle, tmp_path, monkeypatch):
     assert name == "foxglove.Log"
     assert [(log.name, log.message, log.level) for _, log in told] == [
         ("image", "lost: the cable: out", 3),
+        ("image", "black, but used: its lens", 3),
         ("image", "back: ", 2),
+    ]
+    again, _ = events(tmp_path / "a.mcap", ToldFault)
+    assert [(f.what, f.why, f.masked) for f in again] == [
+        ("lost", "the cable: out", True),
+        ("black", "its lens", False),
+        ("back", "", True),
     ]
     name, healths = found["/health"]
     assert healths[-1][1]["drops"] == {"camera": 4}
     assert healths[-1][1]["memory_mb"] > 10
+
+
+def test_a_source_is_to_the_run_what_it_was(small_bundle, tmp_path):
+    """A picture that is repeated is not frozen, and a camera that shows every frame does so."""
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "card.png"), np.full((48, 64, 3), 90, np.uint8))
+    with Recorder(tmp_path / "a.mcap", session_of(small_bundle)) as recorder:
+        with open_camera(str(tmp_path / "card.png")) as card:
+            tapped = recorder.watch(card)
+            assert tapped.still
+            assert isinstance(tapped, Watched)
+            assert tapped.drops == card.drops
+        plain = recorder.watch(FakeCamera([]))
+        assert not plain.still
+        assert not isinstance(plain, Watched)
 
 
 def predicted(time_s):

@@ -228,7 +228,7 @@ class FileMicrophone(FileCamera):
 
     def __init__(self, count, start_s=1000.0):
         self._frames = iter(
-            Sound(np.ones(800, np.float32), 800, start_s + n * 0.02) for n in range(count)
+            Sound(np.full(800, 0.9, np.float32), 800, start_s + n * 0.02) for n in range(count)
         )
 
 
