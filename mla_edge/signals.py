@@ -6,7 +6,7 @@ Times are seconds on CLOCK_MONOTONIC (``time.monotonic``), whatever the source.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Union
+from typing import Dict, Mapping, Sequence, Union
 
 import numpy as np
 
@@ -44,12 +44,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sound:
-    """The newest stretch of sound: mono float32 in [-1, 1]; ``time_s`` is its last sample's."""
+    """The newest stretch of sound: mono float32 in [-1, 1]; ``time_s`` is its last sample's.
+
+    ``heard`` is what it was resampled from, where it was: windows that overlap do so sample by
+    sample only there.
+    """
 
     samples: np.ndarray
     rate_hz: int
     time_s: float
     truth: str | None = None  # only a simulator knows it
+    heard: Sound | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,20 @@ class InputSpec:
         """How much time a clip or the sound takes, in seconds; 0 for kinds without a rate."""
         count = {"clip": self.shape[1:2], "audio": self.shape[-1:]}.get(self.kind)
         return count[0] / self.rate_hz if count and self.rate_hz else 0.0
+
+
+SENSES = {"camera": ("image", "clip"), "microphone": ("audio",)}
+"""What senses which kinds of input."""
+
+
+def find_inputs(inputs: Sequence[InputSpec]) -> dict[str, InputSpec]:
+    """The inputs that a ``camera`` and a ``microphone`` sense; of several, the first."""
+    found: dict[str, InputSpec] = {}
+    for source, kinds in SENSES.items():
+        for spec in inputs:
+            if spec.kind in kinds:
+                found.setdefault(source, spec)
+    return found
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def test_the_metadata_names_the_licence_and_the_extras(wheel):
         metadata = archive.read(name).decode()
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Python: >=3.8" in metadata
-    for extra in ("run", "export", "tensorrt-check", "jetson"):
+    for extra in ("run", "export", "record", "tensorrt-check", "jetson"):
         assert f"Provides-Extra: {extra}" in metadata
 
 

@@ -29,7 +29,9 @@ def export(
     ] = None,
     calibration: Annotated[
         Optional[str],
-        typer.Option(help="A name in calibration/, a .toml, or an .npz of recorded samples."),
+        typer.Option(
+            help="A name in calibration/, a .toml, or recorded samples: an .npz, or an .mcap."
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(min=0.0, help="Points of accuracy that may be lost, at most.")

@@ -21,8 +21,8 @@ from mla_edge.errors import CaptureError
 from mla_edge.runtime.capture import Camera, Microphone, Watched
 from mla_edge.runtime.model import FusedModel, Instrument, Parts
 from mla_edge.runtime.routing import Router, Verdict
-from mla_edge.runtime.session import find_inputs, run
-from mla_edge.signals import Prediction, Tensors
+from mla_edge.runtime.session import run
+from mla_edge.signals import Prediction, Tensors, find_inputs
 
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 WARM_UP = 5  # decisions that are not counted: engines allocate on their first runs
@@ -161,7 +161,7 @@ def bench(
                 if time.perf_counter() - start.wall_s >= plan.duration_s:
                     break
         end = _Mark.now(root)
-        specs = find_inputs(model.bundle)
+        specs = find_inputs(model.bundle.inputs)
         sources = {"camera": camera, "microphone": microphone}
         drops = {specs[s].name: source.drops for s, source in sources.items() if source}
         runs_on, bundle = model.runs_on, model.bundle.name

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from mla_edge.errors import CaptureEnded, CaptureError, ConfigError, MissingDependency
+from mla_edge.recordings import is_session
 from mla_edge.runtime import v4l2
 from mla_edge.runtime.capture import MEDIA_START_S
 from mla_edge.runtime.keeper import Keeper
@@ -368,8 +369,12 @@ def open_csi(source: str, pipeline: str) -> DeviceFeed:
     return DeviceFeed(f"camera {source}", capture)
 
 
-def open_file(path: Path, start_s: float | None = None) -> VideoFeed | PictureFeed:
-    """A video, or a picture that is repeated."""
+def open_file(path: Path, start_s: float | None = None) -> Feed:
+    """A video, a picture that is repeated, or what ``mla-edge record`` wrote."""
+    if is_session(path):
+        from mla_edge.runtime.recorded_sources import RecordedFeed  # needs more packages
+
+        return RecordedFeed(path, start_s)
     if not path.exists():
         raise CaptureError(
             f"no such file: {path}",

@@ -14,7 +14,7 @@ from mla_edge.runtime.vitals import SUSPECT, Vitals
 from mla_edge.signals import Signal, values_of
 
 if TYPE_CHECKING:
-    from mla_edge.runtime.history import History
+    from mla_edge.history import History
 
 WAITING = "waiting"  # it has given nothing yet, and still may in time
 FILLING = "filling"  # it gives, but the history that the input holds is not there yet

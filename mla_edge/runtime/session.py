@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Callable, Generator, Iterator, Sequence
+from typing import Callable, Generator, Iterator, Sequence
 
 from mla_edge.errors import ConfigError
 from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone
 from mla_edge.runtime.model import Clock, FusedModel
 from mla_edge.runtime.sense import ENDED, FILLING, OK, WAITING, Fault, Sense, Source
 from mla_edge.runtime.vitals import Vitals
-from mla_edge.signals import InputSpec, Prediction, Sample
-
-if TYPE_CHECKING:
-    from mla_edge.bundle import Bundle
-
-KINDS = {"camera": ("image", "clip"), "microphone": ("audio",)}
-"""What senses which kinds of input."""
+from mla_edge.signals import SENSES, InputSpec, Prediction, Sample, find_inputs
 
 STEP_S = 0.05
 """Without a camera, so much new sound is worth a decision; also the pause while all is lost."""
@@ -93,21 +87,11 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     return _predict(model, loop.senses, loop.ticks_of_news(), clock)
 
 
-def find_inputs(bundle: Bundle) -> dict[str, InputSpec]:
-    """The inputs that a ``camera`` and a ``microphone`` sense; of several, the first."""
-    found: dict[str, InputSpec] = {}
-    for source, kinds in KINDS.items():
-        for spec in bundle.inputs:
-            if spec.kind in kinds:
-                found.setdefault(source, spec)
-    return found
-
-
 def _input(model: FusedModel, source: str) -> InputSpec:
-    spec = find_inputs(model.bundle).get(source)
+    spec = find_inputs(model.bundle.inputs).get(source)
     if spec is None:
         raise ConfigError(
-            f"{model.bundle.name} has no {' or '.join(KINDS[source])} input, so it cannot use "
+            f"{model.bundle.name} has no {' or '.join(SENSES[source])} input, so it cannot use "
             f"a {source}",
             hint=f"run it without a {source}",
         )
@@ -153,7 +137,7 @@ class _Loop:
         """Watch ``spec`` through ``source``."""
         history = None
         if spec.kind == "clip":
-            from mla_edge.runtime.history import History  # needs OpenCV, as nothing else here
+            from mla_edge.history import History  # needs OpenCV, as nothing else here
 
             history = History(spec)
         # One picture that is repeated is what the user asked for.

@@ -23,9 +23,9 @@ class Summary:
         self._tiers: Counter[str] = Counter()
         self._modes: Counter[str] = Counter()
         self._faults: dict[str, Counter[str]] = {}
-        self._latency_ms = _Spread()
-        self._age_ms = _Spread()
-        self._skew_ms = _Spread()  # where more than one modality was used
+        self._latency_ms = Spread()
+        self._age_ms = Spread()
+        self._skew_ms = Spread()  # where more than one modality was used
         self._certified = 0
         self._judged = 0
         self._right = 0
@@ -78,18 +78,21 @@ class Summary:
         return {"decisions": count, "share": round(share, 5)}
 
 
-class _Spread:
+class Spread:
     """The percentiles of many numbers, and the largest of them all."""
 
     def __init__(self) -> None:
+        """Without any."""
         self._values: deque[float] = deque(maxlen=LONGEST)
         self._max = float("-inf")
 
     def add(self, value: float) -> None:
+        """Count ``value``."""
         self._values.append(value)
         self._max = max(self._max, value)
 
     def to_dict(self) -> dict[str, float | None]:
+        """``p50``, ``p99`` and ``max``, to three decimals; None without any."""
         if not self._values:
             return {"p50": None, "p99": None, "max": None}
         p50, p99 = np.percentile(np.fromiter(self._values, np.float64), [50, 99])

@@ -26,14 +26,6 @@ SIMULATED = ["--camera", "sim://digits?size=96x64", "--mic", "sim://digits"]
 LOST = CaptureError("the cable is out")
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with a bundle in it, which is the current one."""
-    make_bundle(tmp_path / "bundles" / "colours-host")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def call(*words):
     return CliRunner().invoke(app, ["run", *words])
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mla_edge.errors import CaptureError, InferenceError
+from mla_edge.history import History
 from mla_edge.preprocess import Preprocessor
-from mla_edge.runtime.history import History
 from mla_edge.signals import Clip, Frame, InputSpec, Sample, Sound
 
 SPEC = InputSpec("mouth", "clip", (1, 16, 6, 8), 25)
