@@ -23,7 +23,7 @@ from mla_edge.runtime.sense import BACK, ENDED, Fault, Source
 from mla_edge.runtime.sound_stream import SoundStream
 from mla_edge.signals import Frame, Prediction, Signal, Sound
 
-QUEUE_BYTES = 64 * MB
+QUEUE_BYTES = 128 * MB
 """What may wait for the disk; what comes when so much does is left out, and counted."""
 
 SPARE_BYTES = 1 * MB
@@ -128,7 +128,7 @@ class Recorder:
         """What came of it, as JSON takes it."""
         return {
             "files": [str(path) for path in self._parts.paths],
-            "mb": round(sum(p.stat().st_size for p in self._parts.paths) / MB, 3),
+            "mb": round(self._parts.size / MB, 3),
             "removed": self._parts.removed,
             "recorded": dict(self.counts),
             "left_out": dict(self.left_out),
@@ -212,8 +212,11 @@ class Recorder:
             return kind, job
 
     def _write_frame(self, frame: Frame) -> None:
+        image = frame.image
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            return  # the run refuses it
         form = "png" if self._session.lossless else "jpeg"
-        data = pack(frame.image, form)
+        data = pack(image, form)
         time_ns = self._wall_ns(frame.time_s)
         values = {"source": "camera", "time_s": frame.time_s, "truth": frame.truth}
 

@@ -76,11 +76,11 @@ class RecordingParts:
         is_new = bool(room.rotate_mb and self.writer.size + count > room.rotate_mb * MB)
         if is_new:
             self.writer.close()
-            self._closed.append((self.writer.path, self.writer.path.stat().st_size))
+            self._closed.append((self.writer.path, self.writer.size))
             self.writer = self._begin(overwrite=True)
         keep = room.keep_parts or math.inf
         while self._closed and (len(self._closed) >= keep or not self._fits(count)):
-            self._closed.pop(0)[0].unlink()
+            self._closed.pop(0)[0].unlink(missing_ok=True)  # somebody may have moved it
             self.removed += 1
         return is_new if self._fits(count) else None
 
@@ -91,7 +91,7 @@ class RecordingParts:
 
     @property
     def size(self) -> int:
-        """Bytes of all of them, the one that is being written as if it were closed."""
+        """Bytes of all of them; the one that is being written counts as if it were closed."""
         return sum(size for _, size in self._closed) + self.writer.size
 
     def _fits(self, count: int) -> bool:

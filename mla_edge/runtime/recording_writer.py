@@ -76,7 +76,9 @@ class RecordingWriter:
 
     @property
     def size(self) -> int:
-        """How many bytes the file would have if it were closed now; a little more than that."""
+        """How many bytes the file has, or would have at most if it were closed now."""
+        if self._file.closed:
+            return self._written
         index = (self._chunks + 1) * _INDEX_BYTES + _CLOSING_BYTES
         return self._written + self._pending + index
 
@@ -127,6 +129,7 @@ class RecordingWriter:
         """Write the index and close the file."""
         self._writer.finish()
         self._file.flush()
+        self._count()
         os.fdatasync(self._file.fileno())
         self._file.close()
 
@@ -134,6 +137,8 @@ class RecordingWriter:
         """Close the file as it is, without an index, after an error."""
         with suppress(OSError):  # it tries to write what is left, and closes the file anyway
             self._file.close()
+        with suppress(OSError):
+            self._written = self.path.stat().st_size
 
     def _register(self, topic: str) -> int:
         if topic in PROTOBUF_SCHEMAS:

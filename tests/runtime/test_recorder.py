@@ -133,12 +133,15 @@ def test_sound_that_was_resampled_is_kept_as_it_was_heard(small_bundle, tmp_path
     assert refit(longer[-1], 800, 800).samples[-1] == pytest.approx(given[-1].samples[-1])
 
 
-def test_a_signal_that_is_no_news_or_not_finite_is_not_kept(small_bundle, tmp_path):
+def test_a_signal_that_is_no_news_or_that_a_run_refuses_is_not_kept(small_bundle, tmp_path):
     broken = dataclasses.replace(sound("red"), samples=np.full(800, np.nan, np.float32))
+    grey = Frame(np.zeros((8, 8), np.uint8), 1.05)
     with Recorder(tmp_path / "a.mcap", session_of(small_bundle)) as recorder:
         eyes, ears = FakeCamera([]), FakeMicrophone([])
-        for time_s in (1.0, 1.0, 0.5, 1.1):
+        for time_s in (1.0, 1.0, 0.5):
             recorder.see(frame("red", time_s), eyes)
+        recorder.see(grey, eyes)
+        recorder.see(frame("red", 1.1), eyes)
         recorder.see(dataclasses.replace(broken, time_s=1.0), ears)
         recorder.see(sound("red", 1.1), ears)
     found, _ = events(tmp_path / "a.mcap")
