@@ -45,6 +45,7 @@ NOISES = (None, 20.0, 10.0, 5.0, 0.0, -5.0, -10.0)
 MODES = {"camera": (1, 0), "microphone": (0, 1), "both": (1, 1)}
 RUN = 3  # windows in a row, 120 ms, that make a word of the stream
 STRAY_S = 0.12  # a window before or after a word that may still say it
+STREAMED = ("camera", "both, clean", "both, 0 dB")
 BATCH = 64
 
 Predict = Callable[["Cell"], np.ndarray]
@@ -194,7 +195,7 @@ def measure(
         }
         print(f"{name}: {words[name]}", file=sys.stderr)
     for name, mode, snr_db in conditions():
-        if snr_db in (None, 0.0):
+        if name in STREAMED:
             streams[name] = {
                 title: stream_figures(maker, clips, mode, snr_db, predict)
                 for title, predict in measured.items()
