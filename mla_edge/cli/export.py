@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def export(
     network: Annotated[
-        str, typer.Argument(help="digits, package.module:function or file.py:function.")
+        str,
+        typer.Argument(help="digits, commands, package.module:function or file.py:function."),
     ] = "digits",
     profile: Annotated[
         str, typer.Option(help="The device: a name in device_profiles/, or a path.")
