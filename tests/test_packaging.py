@@ -44,7 +44,9 @@ def test_what_is_not_code_travels_too(contents):
     weights = [name for name in contents if name.endswith(".safetensors")]
     assert weights
     assert all(name.startswith("mla_edge/networks/weights/") for name in weights)
-    assert sum(contents[name] for name in weights) <= 15e6
+    limits = {"digits": 15e6, "commands": 20e6}
+    assert {Path(name).stem for name in weights} == set(limits)
+    assert all(contents[name] <= limits[Path(name).stem] for name in weights)
 
 
 def test_nothing_else_travels(contents):
