@@ -40,11 +40,12 @@ from mla_edge.networks.digits_data import (
     RATE_HZ,
     SIZE,
     DigitsData,
-    add_noise,
     place,
 )
-from mla_edge.networks.plan import Plan
-from mla_edge.networks.train import NONE, Trainer, encode
+from mla_edge.networks.digits_training import NONE, digits_course
+from mla_edge.networks.plan import scaled
+from mla_edge.networks.sound_wear import add_noise
+from mla_edge.networks.training import Trainer, encode
 from mla_edge.simulator.scene import compose, degrade
 
 KNOWN_SPEAKERS = ("george", "jackson", "nicolas", "yweweler")
@@ -224,8 +225,8 @@ def leave_one_out(folder: Path, effort: float) -> dict[str, float]:
         )
     for held in speakers:
         others = tuple(s for s in speakers if s != held)
-        plan = replace(Plan(), audio_steps=max(20, round(Plan().audio_steps * effort)))
-        trainer = Trainer(DigitsData.load(folder, speakers=others), plan, None)
+        course = digits_course(DigitsData.load(folder, speakers=others))
+        trainer = Trainer(replace(course, plan=scaled(course.plan, effort)), None)
         trainer.run(("audio",))
         data = DigitsData.load(folder, speakers=(held,))
         maker = Maker(data, takes(data, "train", "tune", "test"))

@@ -41,9 +41,9 @@ from mla_edge.networks.digits_data import (
     SIZE,
     DigitsData,
     DigitsMaker,
-    add_noise,
     place,
 )
+from mla_edge.networks.sound_wear import add_noise
 from mla_edge.recordings import Recording
 from mla_edge.runtime.certification import Heard, Listener, hear
 from mla_edge.runtime.model import FusedModel, open_model

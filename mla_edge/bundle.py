@@ -99,7 +99,7 @@ class Bundle:
                 network=_text(manifest["network"]),
                 profile=_text(manifest["profile"]),
                 labels=_texts(manifest["labels"]),
-                inputs=tuple(_input(spec) for spec in _list(manifest["inputs"])),
+                inputs=tuple(read_input(spec) for spec in _list(manifest["inputs"])),
                 tiers=tuple(_tier(tier) for tier in _list(manifest["tiers"])),
                 policy=read_policy(manifest["policy"]),
                 created=_text(manifest["created"]),
@@ -113,6 +113,10 @@ class Bundle:
             if os.path.basename(tier.name) != tier.name:
                 raise BundleError(f"{path}: tier {tier.name!r} leaves the bundle", hint=again)
         return bundle
+
+    def sha256(self) -> str:
+        """The sha256 of ``bundle.json``, which has those of all other files."""
+        return sha256_of(self.folder / MANIFEST)
 
     def check_hashes(self) -> None:
         """Compare every file with its sha256; BundleError names the first that differs.
@@ -201,7 +205,8 @@ def _finite(value: Any) -> float:
     return float(value)
 
 
-def _input(spec: Mapping[str, Any]) -> InputSpec:
+def read_input(spec: Mapping[str, Any]) -> InputSpec:
+    """An input from its JSON; KeyError, TypeError or ValueError where that is none."""
     rate_hz = spec.get("rate_hz")
     return InputSpec(
         _text(spec["name"]),

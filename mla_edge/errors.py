@@ -10,6 +10,8 @@
   - CaptureError               6  a camera or microphone failed
     . CaptureTimeout           6  it gave nothing in time
     . CaptureEnded             6  a file has no more to give
+  - RecordingError             5  a recording cannot be read
+    . RecordingStopped         3  the disk took no more of one that was being made
   - InferenceError             1  an engine failed while running
 """
 
@@ -86,6 +88,18 @@ class CaptureTimeout(CaptureError, TimeoutError):
 
 class CaptureEnded(CaptureError):
     """A file has no more to give."""
+
+
+class RecordingError(MlaEdgeError):
+    """A recording cannot be read, or is of something else."""
+
+    exit_code = 5
+
+
+class RecordingStopped(RecordingError):
+    """The disk took no more of a recording; what it took before can be read."""
+
+    exit_code = 3
 
 
 class InferenceError(MlaEdgeError):

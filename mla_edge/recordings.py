@@ -1,8 +1,9 @@
-"""Recorded samples in an ``.npz``: an array an input, a row a sample."""
+"""Recorded samples: an ``.npz`` has an array an input and a row a sample; or an ``.mcap``."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Mapping, Sequence
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from mla_edge._arrays import read_arrays
 from mla_edge.errors import ConfigError
-from mla_edge.signals import PRESENT, Frame, InputSpec, Reading, Sample, Signal, Sound
+from mla_edge.signals import PRESENT, Clip, Frame, InputSpec, Reading, Sample, Signal, Sound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +31,39 @@ class Recording:
     sha256: str  # of all arrays
 
 
-def read_samples(path: Path, inputs: Sequence[InputSpec]) -> list[Sample]:
-    """Recorded samples from an ``.npz``: an array an input, a row a sample, as in the README.
+def read_samples(path: Path, inputs: Sequence[InputSpec], most: int = 256) -> list[Sample]:
+    """Recorded samples without labels, as in the README of calibration sets.
 
-    ConfigError names the array that is missing or has the wrong shape.
+    All rows of an ``.npz``; at ``most`` so many of the moments that ``mla-edge record`` saw.
+    ConfigError names the array that is missing or has the wrong shape, or says why no moment
+    can be used; RecordingError that the recording cannot be read.
     """
+    if is_session(path):
+        from mla_edge.recorded_moments import read_moments  # needs packages that .npz does not
+
+        return read_moments(path, inputs, most)
     return _samples(read_arrays(path, ConfigError, _WRITE), inputs, path)
+
+
+def is_session(path: Path) -> bool:
+    """Whether ``path`` is what ``mla-edge record`` writes."""
+    return path.suffix == ".mcap"
+
+
+def part_path(path: Path, number: int) -> Path:
+    """The ``number``-th file of a recording that is called ``path`` and has several."""
+    return path.with_name(f"{path.stem}-part{number:04d}{path.suffix}")
+
+
+def find_parts(path: Path) -> list[Path]:
+    """The files of the recording called ``path`` that there are: itself, its parts in order."""
+    pattern = re.compile(rf"{re.escape(path.stem)}-part\d{{4,}}{re.escape(path.suffix)}")
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    parts = sorted(
+        (each for each in there if pattern.fullmatch(each.name)),
+        key=lambda each: (len(each.name), each.name),
+    )
+    return [path, *parts] if path.exists() else parts
 
 
 def read_recording(path: Path, inputs: Sequence[InputSpec], labels: Sequence[str]) -> Recording:
@@ -117,6 +145,10 @@ def _signals(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> l
     if spec.kind == "image":
         expected = "uint8 [n, height, width, 3]"
         fits = rows.ndim == 4 and rows.shape[3] == 3 and rows.dtype == np.uint8
+    elif spec.kind == "clip":
+        expected = "uint8 [n, frames, height, width] or [n, frames, height, width, 3]"
+        is_rgb = rows.ndim == 5 and rows.shape[4] == 3
+        fits = (is_rgb or rows.ndim == 4) and rows.dtype == np.uint8
     elif spec.kind == "audio":
         expected = "float32 [n, samples]"
         fits = rows.ndim == 2
@@ -130,6 +162,9 @@ def _signals(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> l
         )
     if spec.kind == "image":
         return [Frame(row, 0.0) for row in rows]
+    if spec.kind == "clip":
+        rate_hz = _rate(arrays, spec, path)
+        return [Clip(row, rate_hz, 0.0) for row in rows]
     with np.errstate(over="ignore"):  # becomes infinite, which is refused by its sample
         rows = rows.astype(np.float32)
     if spec.kind == "audio":
@@ -146,6 +181,6 @@ def _rate(arrays: Mapping[str, np.ndarray], spec: InputSpec, path: Path) -> int:
         shown = rate if rate.shape == () else f"{rate.dtype} {list(rate.shape)}"
         raise ConfigError(
             f"{path}: {name!r} is {shown}",
-            hint="give one whole number above 0, the samples a second",
+            hint="give one whole number above 0, the samples (of a clip, the frames) a second",
         )
     return int(rate)

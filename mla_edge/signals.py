@@ -6,7 +6,7 @@ Times are seconds on CLOCK_MONOTONIC (``time.monotonic``), whatever the source.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Union
+from typing import Dict, Mapping, Sequence, Union
 
 import numpy as np
 
@@ -29,13 +29,32 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """The newest pictures of a camera, oldest first; ``time_s`` is the last one's moment.
+
+    ``frames`` is uint8, frames × height × width in grey, or frames × height × width × 3 in
+    RGB, ``rate_hz`` of them a second.
+    """
+
+    frames: np.ndarray
+    rate_hz: float
+    time_s: float
+    truth: str | None = None  # only a simulator knows it
+
+
+@dataclass(frozen=True)
 class Sound:
-    """The newest stretch of sound: mono float32 in [-1, 1]; ``time_s`` is its last sample's."""
+    """The newest stretch of sound: mono float32 in [-1, 1]; ``time_s`` is its last sample's.
+
+    ``heard`` is what it was resampled from, where it was: windows that overlap do so sample by
+    sample only there.
+    """
 
     samples: np.ndarray
     rate_hz: int
     time_s: float
     truth: str | None = None  # only a simulator knows it
+    heard: Sound | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,16 @@ class Reading:
     truth: str | None = None
 
 
-Signal = Union[Frame, Sound, Reading]
+Signal = Union[Frame, Clip, Sound, Reading]
+
+
+def values_of(signal: Signal) -> np.ndarray:
+    """The array that ``signal`` holds."""
+    if isinstance(signal, Frame):
+        return signal.image
+    if isinstance(signal, Clip):
+        return signal.frames
+    return signal.samples if isinstance(signal, Sound) else signal.values
 
 
 @dataclass(frozen=True)
@@ -70,8 +98,10 @@ class Sample:
 class InputSpec:
     """One modality of a network: what its tensor holds and how much history it wants.
 
-    ``kind`` is ``image`` (float32 [1, 3, height, width], RGB in 0…255), ``audio`` (float32
-    [1, samples] in [-1, 1] at ``rate_hz``) or ``tensor`` (float32 [1, …], taken as it is).
+    ``kind`` is ``image`` (float32 [1, 3, height, width], RGB in 0…255), ``clip`` (float32
+    [1, frames, height, width], grey in 0…255 at ``rate_hz`` frames a second, newest last),
+    ``audio`` (float32 [1, samples] in [-1, 1] at ``rate_hz``) or ``tensor`` (float32 [1, …],
+    taken as it is).
     """
 
     name: str
@@ -81,8 +111,23 @@ class InputSpec:
 
     @property
     def window_s(self) -> float:
-        """How much sound the input holds, in seconds; 0 for other kinds."""
-        return self.shape[-1] / self.rate_hz if self.kind == "audio" and self.rate_hz else 0.0
+        """How much time a clip or the sound takes, in seconds; 0 for kinds without a rate."""
+        count = {"clip": self.shape[1:2], "audio": self.shape[-1:]}.get(self.kind)
+        return count[0] / self.rate_hz if count and self.rate_hz else 0.0
+
+
+SENSES = {"camera": ("image", "clip"), "microphone": ("audio",)}
+"""What senses which kinds of input."""
+
+
+def find_inputs(inputs: Sequence[InputSpec]) -> dict[str, InputSpec]:
+    """The inputs that a ``camera`` and a ``microphone`` sense; of several, the first."""
+    found: dict[str, InputSpec] = {}
+    for source, kinds in SENSES.items():
+        for spec in inputs:
+            if spec.kind in kinds:
+                found.setdefault(source, spec)
+    return found
 
 
 @dataclass(frozen=True)
@@ -119,3 +164,17 @@ class Prediction:
     truth: str | None = None
     certificate: str | None = None  # its id, where one covers how this was decided
     probabilities: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ages_ms(self) -> dict[str, float]:
+        """Decision time minus the capture time of each modality used."""
+        return {
+            name: (self.decision_time_s - time_s) * 1e3
+            for name, time_s in self.capture_time_s.items()
+        }
+
+    @property
+    def skew_ms(self) -> float:
+        """How far apart the modalities used were captured; 0 with one of them."""
+        times_s = self.capture_time_s.values()
+        return (max(times_s) - min(times_s)) * 1e3 if times_s else 0.0

@@ -28,14 +28,14 @@ def cli_reference() -> str:
         "",
         "Data goes to standard output, words to standard error. Exit codes: 0 ok,",
         "1 unexpected, 2 usage or configuration, 3 environment, 4 accuracy gate,",
-        "5 bundle not usable here, 6 camera or microphone, 7 build failed or out of memory,",
-        "130 interrupted.",
+        "5 bundle or recording not usable here, 6 camera or microphone, 7 build failed or out",
+        "of memory, 130 interrupted.",
         "",
         "With `--json` a command that fails prints one object on standard output as well:",
         '`{"ok": false, "problem": …, "fix": …, "exit_code": …}`, and what else it found by',
         "then: `report` of a lost accuracy gate, `checks` of `verify`, the findings of",
-        "`doctor`, the `summary` of `run`. Wrong usage, such as an option that does not exist,",
-        "is told in words only.",
+        "`doctor`, the `summary` of `run`, `record` and `replay`. Wrong usage, such as an",
+        "option that does not exist, is told in words only.",
     ]
     group: Any = typer.main.get_command(app)
     for name, command in _commands(group):

@@ -44,7 +44,9 @@ def test_what_is_not_code_travels_too(contents):
     weights = [name for name in contents if name.endswith(".safetensors")]
     assert weights
     assert all(name.startswith("mla_edge/networks/weights/") for name in weights)
-    assert sum(contents[name] for name in weights) <= 15e6
+    limits = {"digits": 15e6, "commands": 20e6}
+    assert {Path(name).stem for name in weights} == set(limits)
+    assert all(contents[name] <= limits[Path(name).stem] for name in weights)
 
 
 def test_nothing_else_travels(contents):
@@ -60,7 +62,7 @@ def test_the_metadata_names_the_licence_and_the_extras(wheel):
         metadata = archive.read(name).decode()
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Python: >=3.8" in metadata
-    for extra in ("run", "export", "tensorrt-check", "jetson"):
+    for extra in ("run", "export", "record", "tensorrt-check", "jetson"):
         assert f"Provides-Extra: {extra}" in metadata
 
 

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from mla_edge.errors import ConfigError, InferenceError
-from mla_edge.preprocess import Preprocessor, resample
-from mla_edge.signals import Frame, InputSpec, Reading, Sample, Sound
+from mla_edge.preprocess import GreyShrinker, Preprocessor, resample
+from mla_edge.signals import Clip, Frame, InputSpec, Reading, Sample, Sound
 
 IMAGE = InputSpec("image", "image", (1, 3, 8, 16))
 AUDIO = InputSpec("audio", "audio", (1, 100), 1000)
+CLIP = InputSpec("mouth", "clip", (1, 4, 8, 16), 25)
 IMU = InputSpec("imu", "tensor", (1, 6))
 
 
@@ -44,6 +45,58 @@ def test_shrinking_averages_areas():
     image = np.zeros((16, 32, 3), np.uint8)
     image[::2] = 200  # stripes of one line: picking lines would give 0 or 200
     assert (Preprocessor([IMAGE])(seeing(image))["image"] == 100).all()
+
+
+def watching(frames, rate_hz=25):
+    return Sample({"mouth": Clip(frames, rate_hz, 0.0)})
+
+
+def greys(*values):
+    return np.array(values, np.uint8)[:, None, None] * np.ones((8, 16), np.uint8)
+
+
+def shown(sample):
+    """The grey of each frame of the clip, which must be even."""
+    tensor = Preprocessor([CLIP])(sample)["mouth"]
+    assert tensor.dtype == np.float32
+    assert (tensor == tensor[:, :, :1, :1]).all()
+    return tensor[0, :, 0, 0].tolist()
+
+
+def test_a_clip_of_the_right_length_is_copied_the_newest_last():
+    assert shown(watching(greys(1, 2, 3, 4))) == [1, 2, 3, 4]
+
+
+def test_the_newest_frames_are_kept_and_the_oldest_is_repeated():
+    assert shown(watching(greys(1, 2, 3, 4, 5, 6))) == [3, 4, 5, 6]
+    assert shown(watching(greys(1, 2))) == [1, 1, 1, 2]
+
+
+def test_a_clip_at_another_rate_gives_the_frames_nearest_in_time():
+    assert shown(watching(greys(*range(10)), 50)) == [3, 5, 7, 9]
+    assert shown(watching(greys(*range(10)), 30)) == [5, 7, 8, 9]  # 3.6, 2.4, 1.2 back
+    assert shown(watching(greys(1, 2), 12.5)) == [1, 1, 1, 2]  # halfway is the older
+
+
+def test_each_frame_of_a_clip_is_prepared_as_a_picture_and_turned_grey():
+    frames = np.random.default_rng(0).integers(0, 256, (4, 50, 70, 3), np.uint8)
+    clip = Preprocessor([CLIP])(watching(frames))["mouth"][0]
+    pictures = Preprocessor([IMAGE])
+    for frame, grey in zip(frames, clip):
+        red, green, blue = pictures(seeing(frame))["image"][0]
+        expected = 0.299 * red + 0.587 * green + 0.114 * blue
+        assert np.abs(grey - expected).max() < 0.51
+
+
+def test_shrinking_a_clip_once_or_twice_is_the_same():
+    """What a camera's history kept small is what the whole pictures would have given."""
+    frames = np.random.default_rng(0).integers(0, 256, (4, 50, 70, 3), np.uint8)
+    small = np.zeros((4, 8, 16), np.uint8)
+    shrink = GreyShrinker(8, 16)
+    for frame, grey in zip(frames, small):
+        shrink(frame, grey)
+    once = Preprocessor([CLIP])(watching(frames))["mouth"].copy()
+    assert (Preprocessor([CLIP])(watching(small))["mouth"] == once).all()
 
 
 def test_sound_of_the_right_length_is_copied():
@@ -112,6 +165,9 @@ def test_buffers_are_used_again():
         (InputSpec("x", "image", (1, 3, 0, 8)), "cannot have the shape"),
         (InputSpec("x", "audio", (1, 100)), "the rate None"),
         (InputSpec("x", "audio", (100,), 8000), "cannot have the shape"),
+        (InputSpec("x", "clip", (1, 4, 8, 8)), "the rate None"),
+        (InputSpec("x", "clip", (1, 3, 4, 8, 8), 25), "cannot have the shape"),
+        (InputSpec("x", "clip", (2, 4, 8, 8), 25), "cannot have the shape"),
         (InputSpec("x", "tensor", (3, 3)), "cannot have the shape"),
     ],
 )
@@ -136,12 +192,19 @@ def test_an_input_that_cannot_be_filled_is_refused(spec, message):
         ("imu", Reading(np.zeros(5), 0.0), r"imu: expected \[1, 6\], found \[5\]"),
         ("imu", Reading(np.full(6, np.nan), 0.0), "imu: has values that are not finite"),
         ("imu", Frame(np.zeros((8, 16, 3), np.uint8), 0.0), "expected a Reading"),
+        ("mouth", Frame(np.zeros((8, 16, 3), np.uint8), 0.0), "expected a Clip, found Frame"),
+        ("mouth", Clip(np.zeros((8, 16), np.uint8), 25, 0.0), r"found uint8 \[8, 16\]"),
+        ("mouth", Clip(np.zeros((4, 8, 16, 4), np.uint8), 25, 0.0), r"\[4, 8, 16, 4\]"),
+        ("mouth", Clip(np.zeros((0, 8, 16), np.uint8), 25, 0.0), r"found uint8 \[0, 8, 16\]"),
+        ("mouth", Clip(np.zeros((4, 8, 16)), 25, 0.0), "found float64"),
+        ("mouth", Clip(np.full((4, 8, 16), np.nan), 25, 0.0), "mouth: has values that are not"),
+        ("mouth", Clip(np.zeros((4, 8, 16), np.uint8), np.nan, 0.0), "found nan frames a sec"),
         ("depth", Reading(np.zeros(5), 0.0), "no input 'depth'"),
     ],
 )
 def test_a_signal_that_does_not_fit_is_refused_by_name(name, signal, message):
     with pytest.raises(InferenceError, match=message):
-        Preprocessor([IMAGE, AUDIO, IMU])(Sample({name: signal}))
+        Preprocessor([IMAGE, AUDIO, CLIP, IMU])(Sample({name: signal}))
 
 
 def test_sound_that_is_not_finite_is_refused_at_another_rate_too():

@@ -11,6 +11,7 @@ from mla_edge.signals import InputSpec
 
 BOTH = (InputSpec("image", "image", (1, 3, 16, 16)), InputSpec("audio", "audio", (1, 800), 800))
 SOUND = (InputSpec("audio", "audio", (1, 8000), 8000),)
+CLIP = (InputSpec("mouth", "clip", (1, 16, 60, 72), 25),)
 VALUES = (InputSpec("imu", "tensor", (1, 6)),)
 
 
@@ -23,6 +24,36 @@ def test_sound_has_the_rate_of_the_file_or_else_of_the_network(tmp_path):
         for name in ("with.npz", "without.npz")
     ]
     assert rates == [{44100}, {8000}]
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 48, 64), (3, 20, 48, 64, 3)])
+def test_clips_are_grey_or_rgb_and_have_a_rate_as_sound_has(tmp_path, shape):
+    rows = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.savez(tmp_path / "with.npz", mouth=rows, mouth_rate_hz=30)
+    np.savez(tmp_path / "without.npz", mouth=rows)
+    with_rate, without = (
+        [sample.signals["mouth"] for sample in read_samples(tmp_path / name, CLIP)]
+        for name in ("with.npz", "without.npz")
+    )
+    assert {clip.rate_hz for clip in with_rate} == {30}
+    assert {clip.rate_hz for clip in without} == {25}
+    assert all((clip.frames == row).all() for clip, row in zip(with_rate, rows))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.zeros((3, 16, 60, 72), np.float32),
+        np.zeros((3, 16, 60, 72, 4), np.uint8),
+        np.zeros((3, 60, 72), np.uint8),
+        np.zeros((3, 0, 60, 72), np.uint8),
+    ],
+)
+def test_an_array_of_no_clips_is_refused(tmp_path, rows):
+    np.savez(tmp_path / "mine.npz", mouth=rows)
+    with pytest.raises(ConfigError, match=r"mine\.npz: 'mouth' is ") as caught:
+        read_samples(tmp_path / "mine.npz", CLIP)
+    assert "expected uint8 [n, frames, height, width]" in caught.value.hint
 
 
 @pytest.mark.parametrize("rate", [0, -5, 0.5, np.nan, np.inf, [8000, 8000], "8000", 10**12])

@@ -79,15 +79,15 @@ def bench(
     with Interrupts() as interrupts:
         for _ in range(repeat):
             with ExitStack() as stack:
-                wanted = {"image": camera, "audio": mic}
+                wanted = {"camera": camera, "microphone": mic}
                 sources = open_sources(stack, opened, wanted, flat_out)
                 runs.append(
                     measuring.bench(
                         lambda instrument: open_model(
                             folder, engine=engine, threads=threads, instrument=instrument
                         ),
-                        sources.get("image"),
-                        sources.get("audio"),
+                        sources.get("camera"),
+                        sources.get("microphone"),
                         plan,
                         emit=lambda prediction: json.dumps(as_row(prediction, names)),
                     )

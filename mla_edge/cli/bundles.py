@@ -151,7 +151,8 @@ def _describe(
         "inputs:",
     ]
     for spec in bundle.inputs:
-        rate = f" at {spec.rate_hz} Hz" if spec.rate_hz else ""
+        unit = "frames a second" if spec.kind == "clip" else "Hz"
+        rate = f" at {spec.rate_hz} {unit}" if spec.rate_hz else ""
         shape = " x ".join(map(str, spec.shape))
         lines.append(f"  {spec.name}: {spec.kind}, {shape}{rate}")
     lines.append("tiers:")

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import typer
 
@@ -27,7 +27,11 @@ class JsonLines:
 
     def show_fault(self, fault: Fault) -> None:
         """Say it on stderr."""
-        typer.echo(in_words(fault), err=True)
+        self.say(in_words(fault))
+
+    def say(self, words: str) -> None:
+        """Say it on stderr."""
+        typer.echo(words, err=True)
 
     def close(self, summary: Dict[str, Any], failure: Optional[MlaEdgeError]) -> None:
         """Print the summary; after a failure it is a part of the object that tells of that."""
@@ -39,7 +43,7 @@ class JsonLines:
 
 def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
     """A decision for JSON; the capture time of each of ``names``, null where it was masked."""
-    times = prediction.capture_time_s
+    times, ages = prediction.capture_time_s, prediction.ages_ms
     return {
         "label": prediction.label,
         "confidence": round(prediction.confidence, 6),
@@ -52,6 +56,8 @@ def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
         "decision_time_s": round(prediction.decision_time_s, 6),
         "latency_ms": round(prediction.latency_ms, 3),
         "age_ms": round(prediction.age_ms, 3),
+        "ages_ms": {name: round(ages[name], 3) if name in ages else None for name in names},
+        "skew_ms": round(prediction.skew_ms, 3),
         "truth": prediction.truth,
         "certificate": prediction.certificate,
     }
@@ -60,10 +66,11 @@ def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
 class Words:
     """A line for each change of the label, on a terminal one that is always up to date too."""
 
-    def __init__(self) -> None:
-        """Start the clock that the lines show."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """The lines show the seconds of ``clock`` from now on."""
         self._live = sys.stdout.isatty()
-        self._start_s = time.monotonic()
+        self._clock = clock
+        self._start_s = clock()
         self._label = ""
 
     def show(self, prediction: Prediction) -> None:
@@ -77,8 +84,12 @@ class Words:
 
     def show_fault(self, fault: Fault) -> None:
         """Say it on stderr, on a line of its own."""
+        self.say(in_words(fault))
+
+    def say(self, words: str) -> None:
+        """Say it on stderr, on a line of its own."""
         self._end_live_line()
-        typer.echo(in_words(fault), err=True)
+        typer.echo(words, err=True)
 
     def close(self, summary: Dict[str, Any], failure: Optional[MlaEdgeError]) -> None:
         """Print the closing table."""
@@ -88,7 +99,7 @@ class Words:
     def _line(self, prediction: Prediction) -> str:
         truth = "" if prediction.truth is None else f"  truth {prediction.truth}"
         return (
-            f"{time.monotonic() - self._start_s:7.2f} s  {prediction.label:<8}"
+            f"{self._clock() - self._start_s:7.2f} s  {prediction.label:<8}"
             f"{prediction.confidence:6.1%}  {prediction.tier:<6}{prediction.mode:<13}"
             f"latency {prediction.latency_ms:5.1f} ms  age {prediction.age_ms:4.0f} ms{truth}"
         )
@@ -101,9 +112,10 @@ class Words:
 def in_words(fault: Fault) -> str:
     """What happened to a modality, as a sentence."""
     if fault.what == BACK:
-        return f"{fault.modality} is back"
-    state = {"lost": "is lost", "stale": "is stale", "ended": "has ended"}[fault.what]
-    return f"{fault.modality} {state} and is left out: {fault.why}"
+        return f"{fault.modality} is {'back' if fault.masked else 'well again'}"
+    state = {"ended": "has ended"}.get(fault.what, f"is {fault.what}")
+    left_out = " and is left out" if fault.masked else ", but used"
+    return f"{fault.modality} {state}{left_out}: {fault.why}"
 
 
 def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
@@ -123,10 +135,10 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
         rows.append(
             ("accuracy", f"{summary['accuracy']:.1%} of {summary['judged']} with known truth")
         )
-    for what, name in (("latency_ms", "latency"), ("age_ms", "age")):
-        spread = summary[what]
-        if spread["p50"] is not None:
-            rows.append((name, "  ".join(f"{key} {spread[key]:.1f} ms" for key in spread)))
+    for what, name in (("latency_ms", "latency"), ("age_ms", "age"), ("skew_ms", "skew")):
+        spread = _spread(summary[what])
+        if spread:
+            rows.append((name, spread))
     drops = [f"{name} {count}" for name, count in summary["drops"].items()]
     rows.append(("drops", ", ".join(drops)))
     faults = [
@@ -135,4 +147,41 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
         for what, count in counts.items()
     ]
     rows.append(("faults", ", ".join(faults) or "none"))
+    if "recording" in summary:
+        rows.append(("recording", _recorded(summary["recording"])))
+    if "replay" in summary:
+        rows += _replayed(summary["replay"])
     return rows
+
+
+def _recorded(recording: Dict[str, Any]) -> str:
+    files, left_out = recording["files"], recording["left_out"]
+    text = files[0] if len(files) == 1 else f"{files[0]} to {files[-1]}"
+    text += f", {recording['mb']:.1f} MB"
+    if recording["removed"]:
+        text += f", {recording['removed']} older files removed"
+    if left_out:
+        text += ", left out " + ", ".join(f"{name} {n}" for name, n in left_out.items())
+    return text + (f", stopped: {recording['stopped']}" if recording["stopped"] else "")
+
+
+def _replayed(replay: Dict[str, Any]) -> "list[tuple[str, str]]":
+    count = replay["compared"]
+    text = f"all {count} decisions are as recorded"
+    if replay["different"]:
+        text = (
+            f"of {count} decisions {replay['other_label']} have another label than recorded, "
+            f"{replay['other_routing']} are routed otherwise, "
+            f"{replay['other_confidence']} have another confidence"
+        )
+    rows = [("replay", text)]
+    if replay["impossible"]:
+        what = "decisions cannot be made again: what they used is not in the file"
+        rows.append(("", f"{replay['impossible']} {what}"))
+    here = _spread(replay["latency_here_ms"])
+    return rows + ([("here", here)] if here else [])
+
+
+def _spread(values: Dict[str, Any]) -> str:
+    known = {key: value for key, value in values.items() if value is not None}
+    return "  ".join(f"{key} {value:.1f} ms" for key, value in known.items())

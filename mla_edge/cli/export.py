@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def export(
     network: Annotated[
-        str, typer.Argument(help="digits, package.module:function or file.py:function.")
+        str,
+        typer.Argument(help="digits, commands, package.module:function or file.py:function."),
     ] = "digits",
     profile: Annotated[
         str, typer.Option(help="The device: a name in device_profiles/, or a path.")
@@ -29,7 +30,9 @@ def export(
     ] = None,
     calibration: Annotated[
         Optional[str],
-        typer.Option(help="A name in calibration/, a .toml, or an .npz of recorded samples."),
+        typer.Option(
+            help="A name in calibration/, a .toml, or recorded samples: an .npz, or an .mcap."
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(min=0.0, help="Points of accuracy that may be lost, at most.")

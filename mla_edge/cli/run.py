@@ -3,158 +3,126 @@
 import os
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
 
 import typer
-from typing_extensions import Annotated
 
+from mla_edge.cli import options
 from mla_edge.cli.decisions import JsonLines, Words
-from mla_edge.cli.failures import INTERRUPTED
+from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
-from mla_edge.errors import (
-    CaptureError,
-    ConfigError,
-    InferenceError,
-    MissingDependency,
-    MlaEdgeError,
-)
+from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
 
 if TYPE_CHECKING:
     from mla_edge.bundle import Bundle
     from mla_edge.runtime.model import FusedModel
-    from mla_edge.runtime.sense import Fault
+    from mla_edge.runtime.recorder import Recorder
 
 NO_SOURCE = "none"
 
 
 def run(
-    camera: Annotated[
-        str,
-        typer.Option(
-            help="0, /dev/video0, csi://0, rtsp://…, http://…, a file, sim://digits, or none."
-        ),
-    ] = "0",
-    mic: Annotated[
-        str,
-        typer.Option(help="default, a name or index, a WAV file, sim://digits, or none."),
-    ] = "default",
-    bundle: Annotated[
-        Optional[Path],
-        typer.Option(help="What export wrote; default: the newest that fits this machine."),
-    ] = None,
-    duration: Annotated[
-        Optional[float],
-        typer.Option(min=0.001, help="Stop after so many seconds, of the files if fast."),
-    ] = None,
-    rate: Annotated[
-        Optional[float],
-        typer.Option(
-            min=0.001, help="Decide so many times a second, instead of on each new frame."
-        ),
-    ] = None,
-    max_age_ms: Annotated[
-        float, typer.Option(min=1.0, help="Leave out a modality whose newest signal is older.")
-    ] = 500.0,
-    threads: Annotated[
-        Optional[int],
-        typer.Option(min=0, help="Of each engine, 0 for every core; default: the profile's."),
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="What runs the graphs: auto (TensorRT if built here), onnxruntime, tensorrt, "
-            "ort-tensorrt or ort-cuda."
-        ),
-    ] = "auto",
-    as_fast_as_possible: Annotated[
-        bool,
-        typer.Option(
-            "--as-fast-as-possible", help="Do not play files and simulators at their own pace."
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object a line, the summary last.")
-    ] = False,
+    camera: options.Camera = "0",
+    mic: options.Mic = "default",
+    bundle: options.Bundle = None,
+    duration: options.Duration = None,
+    rate: options.Rate = None,
+    max_age_ms: options.MaxAge = 500.0,
+    mask_suspect: options.MaskSuspect = False,
+    threads: options.Threads = None,
+    engine: options.Engine = "auto",
+    as_fast_as_possible: options.AsFastAsPossible = False,
+    as_json: options.JsonLines = False,
 ) -> None:
     """Run a bundle on a camera and a microphone.
 
     Decisions go to stdout, words to stderr. Ctrl-C and SIGTERM end it with the summary and exit
     code 130; --duration, and the end of all files, with 0.
     """
-    if camera == mic == NO_SOURCE:
+    settings = {
+        "rate_hz": rate,
+        "max_age_ms": max_age_ms,
+        "mask_suspect": mask_suspect,
+        "duration_s": duration,
+        "as_fast_as_possible": as_fast_as_possible,
+    }
+    wanted = {"camera": camera, "microphone": mic}
+    run_bundle(wanted, settings, bundle, engine=engine, threads=threads, as_json=as_json)
+
+
+def run_bundle(
+    wanted: Dict[str, str],
+    settings: Dict[str, Any],
+    bundle: Optional[Path],
+    *,
+    engine: str,
+    threads: Optional[int],
+    as_json: bool,
+    record: "Optional[Callable[[FusedModel], Recorder]]" = None,
+) -> None:
+    """Run with the sources that are ``wanted``; ``record`` opens what notes it all."""
+    if set(wanted.values()) == {NO_SOURCE}:
         raise ConfigError(
             "--camera none and --mic none leave nothing to run on",
             hint="give at least one, for example --camera sim://digits",
         )
     with Interrupts() as interrupts, ExitStack() as stack:
-        model = stack.enter_context(_load(bundle, engine, threads))
-        sources = open_sources(
-            stack, model.bundle, {"image": camera, "audio": mic}, as_fast_as_possible
-        )
-        options = {
-            "rate_hz": rate,
-            "max_age_ms": max_age_ms,
-            "duration_s": duration,
-            "as_fast_as_possible": as_fast_as_possible,
-        }
+        model = stack.enter_context(load(choose_bundle(bundle), engine, threads))
+        fast = settings["as_fast_as_possible"]
+        sources = open_sources(stack, model.bundle, wanted, fast)
+        recorder = stack.enter_context(record(model)) if record is not None else None
         output = JsonLines(model.bundle.inputs) if as_json else Words()
         try:
-            _run(model, sources, options, output, interrupts)
+            _run(model, sources, settings, output, interrupts, recorder)
         except BrokenPipeError:
-            # The reader of our output has left. Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            end_output()
+
+
+def end_output() -> None:
+    """The reader of our output has left; Python would complain of it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(
     model: "FusedModel",
     sources: Dict[str, Any],
-    options: Dict[str, Any],
+    settings: Dict[str, Any],
     output: Union[JsonLines, Words],
     interrupts: Interrupts,
+    recorder: "Optional[Recorder]",
 ) -> None:
     import mla_edge
-    from mla_edge.runtime.summary import Summary
+    from mla_edge.signals import find_inputs
 
-    summary = Summary()
-    reasons: Dict[str, str] = {}
-
-    def on_fault(fault: "Fault") -> None:
-        with interrupts.held():
-            summary.add_fault(fault)
-            output.show_fault(fault)
-        reasons[fault.modality] = fault.why
-
-    failure: Optional[MlaEdgeError] = None
-    interrupted = False
+    follower = Follower(output, interrupts, recorder)
+    seen = sources if recorder is None else {n: recorder.watch(s) for n, s in sources.items()}
     start_s = time.monotonic()
-    predictions = mla_edge.run(
-        model, sources.get("image"), sources.get("audio"), on_fault=on_fault, **options
+    follower.follow(
+        mla_edge.run(
+            model,
+            seen.get("camera"),
+            seen.get("microphone"),
+            on_fault=follower.on_fault,
+            **settings,
+        )
     )
-    try:
-        with closing(predictions):
-            for prediction in predictions:
-                with interrupts.held():
-                    summary.add(prediction)
-                    output.show(prediction)
-    except KeyboardInterrupt:
-        interrupted = True
-    except (InferenceError, CaptureError) as error:
-        failure = error  # what was measured until then counts all the same
     seconds = time.monotonic() - start_s
-    if not (summary.decisions or failure or interrupted):
-        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        failure = CaptureError(
+    if not (follower.summary.decisions or follower.failure or follower.interrupted):
+        why = "; ".join(f"{name}: {reason}" for name, reason in follower.reasons.items())
+        follower.failure = CaptureError(
             f"no decision was made, for no source gave anything ({why or 'the run was short'})",
             hint="look at the devices: mla-edge doctor",
         )
-    drops = {kind: source.drops for kind, source in sources.items()}
-    output.close(summary.to_dict(seconds=seconds, drops=drops), failure)
-    if failure is not None:
-        raise failure
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+    specs = find_inputs(model.bundle.inputs)
+    drops = {specs[name].name: source.drops for name, source in sources.items()}
+    shown = follower.summary.to_dict(seconds=seconds, drops=drops)
+    if recorder is not None:
+        recorder.close()
+        shown["recording"] = recorder.to_dict()
+        follower.failure = follower.failure or recorder.failure
+    follower.end(shown)
 
 
 def choose_bundle(bundle: Optional[Path]) -> Path:
@@ -168,10 +136,11 @@ def choose_bundle(bundle: Optional[Path]) -> Path:
     return chosen.folder
 
 
-def _load(bundle: Optional[Path], engine: str, threads: Optional[int]) -> "FusedModel":
+def load(folder: Path, engine: str, threads: Optional[int]) -> "FusedModel":
+    """The model of the bundle in ``folder``; what is to be known of it is told."""
     import mla_edge
 
-    model = mla_edge.load(choose_bundle(bundle), engine=engine, threads=threads)
+    model = mla_edge.load(folder, engine=engine, threads=threads)
     if model.note:
         typer.echo(model.note, err=True)
     return model
@@ -180,23 +149,25 @@ def _load(bundle: Optional[Path], engine: str, threads: Optional[int]) -> "Fused
 def open_sources(
     stack: ExitStack, bundle: "Bundle", wanted: Dict[str, str], as_fast_as_possible: bool
 ) -> Dict[str, Any]:
-    """Open what is wanted and what the bundle has an input for, by kind of input."""
+    """Open of ``camera`` and ``microphone`` what is wanted and has an input in the bundle."""
     import mla_edge
+    from mla_edge.signals import SENSES, find_inputs
 
-    options = {"image": "--camera", "audio": "--mic"}
-    specs = {spec.kind: spec for spec in reversed(bundle.inputs)}
+    flags = {"camera": "--camera", "microphone": "--mic"}
+    specs = find_inputs(bundle.inputs)
     opened: Dict[str, Any] = {}
-    for kind, source in wanted.items():
+    for name, source in wanted.items():
         if source == NO_SOURCE:
             continue
-        if kind not in specs:
-            typer.echo(f"{options[kind]} is not used: the bundle takes no {kind}", err=True)
+        if name not in specs:
+            kinds = " or ".join(SENSES[name])
+            typer.echo(f"{flags[name]} is not used: the bundle takes no {kinds}", err=True)
             continue
-        spec = specs[kind]
+        spec = specs[name]
         try:
-            opened[kind] = stack.enter_context(
+            opened[name] = stack.enter_context(
                 mla_edge.open_camera(source, as_fast_as_possible=as_fast_as_possible)
-                if kind == "image"
+                if name == "camera"
                 else mla_edge.open_microphone(
                     source,
                     rate_hz=spec.rate_hz or 0,
@@ -205,14 +176,15 @@ def open_sources(
                 )
             )
         except (CaptureError, MissingDependency) as error:
-            others = [name for name in wanted if name != kind and name in specs]
-            if any(wanted[name] != NO_SOURCE for name in others):
-                _add_hint(error, f"or run without it: {options[kind]} none")
-            _add_hint(error, f"or on the simulator: {options[kind]} sim://digits")
+            others = [other for other in wanted if other != name and other in specs]
+            if any(wanted[other] != NO_SOURCE for other in others):
+                _add_hint(error, f"or run without it: {flags[name]} none")
+            _add_hint(error, f"or on the simulator: {flags[name]} sim://digits")
             raise
     if not opened:
         raise ConfigError(
-            f"{bundle.name} takes {', '.join(specs)}, and no source of that was given",
+            f"{bundle.name} takes {', '.join(spec.kind for spec in specs.values())}, and no "
+            "source of that was given",
             hint="leave the `none` away",
         )
     return opened

@@ -15,11 +15,14 @@ from mla_edge._toml import Table
 from mla_edge.errors import ConfigError, InferenceError
 from mla_edge.exporter.sampling import draw_samples
 from mla_edge.preprocess import Preprocessor
-from mla_edge.recordings import read_samples
+from mla_edge.recordings import find_parts, is_session, read_samples
 from mla_edge.signals import PRESENT, InputSpec, Reading, Sample, Signal, Tensors
 
 if TYPE_CHECKING:
     from mla_edge.networks.network import Network
+
+FILES = (".npz", ".mcap")
+"""Endings of what holds recorded samples."""
 
 SPLITS = ("calibrate", "tune", "test")
 FEWEST = 32
@@ -61,8 +64,11 @@ class CalibrationSet:
 
 
 def load_calibration_spec(name: str) -> CalibrationSpec:
-    """The set called ``name``, the one at a ``.toml`` path, or the samples of an ``.npz``."""
-    if name.endswith(".npz"):
+    """The set called ``name``, the one at a ``.toml`` path, or the samples of a file.
+
+    That is an ``.npz``, or an ``.mcap`` of ``mla-edge record``.
+    """
+    if name.endswith(FILES):
         return CalibrationSpec(Path(name).stem, source="file", path=_existing(Path(name)))
     path = find("calibration", name)
     table = Table.read(path)
@@ -110,7 +116,7 @@ def load_calibration(spec: CalibrationSpec, network: Network) -> CalibrationSet:
     hashes: dict[str, set[bytes]] = {}
     for split in SPLITS:
         if split == "calibrate" and spec.path is not None:
-            samples = read_samples(spec.path, network.inputs)
+            samples = _read_file(spec.path, network.inputs, spec.calibrate)
         else:
             samples = draw_samples(network, split, getattr(spec, split), spec.seed)
         examples = to_examples(samples, network.inputs)
@@ -233,9 +239,22 @@ def _check_apart(hashes: Mapping[str, set[bytes]]) -> None:
 
 
 def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="give the .npz with recorded samples")
+    if not path.is_file() and not (is_session(path) and find_parts(path)):
+        raise ConfigError(
+            f"{path}: no such file", hint="give an .npz or .mcap with recorded samples"
+        )
     return path
+
+
+def _read_file(path: Path, inputs: Sequence[InputSpec], most: int) -> list[Sample]:
+    samples = read_samples(path, inputs, most)
+    if is_session(path) and len(samples) < FEWEST:
+        raise ConfigError(
+            f"{path}: holds {len(samples)} moments in which all inputs were there; at least "
+            f"{FEWEST} are needed",
+            hint="record for longer",
+        )
+    return samples
 
 
 def _hash(example: Example) -> bytes:

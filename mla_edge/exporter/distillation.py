@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 from typing import Callable, Sequence
@@ -12,17 +13,19 @@ import torch
 from mla_edge.exporter.recipe import DistillationRecipe
 from mla_edge.signals import Tensors
 
+_BATCH = 32  # samples whose loss is taken at once
 _SOFTNESS = 2.0  # temperature of both networks' logits (Hinton et al. 2015)
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """How far the fine-tune went."""
+    """How far the fine-tune went; the losses are on samples that it did not learn from."""
 
     steps: int
     seconds: float
     first_loss: float
-    last_loss: float  # mean of the last tenth of the steps
+    last_loss: float
+    kept: bool  # False: it made the student worse, which is as it was before
 
 
 def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
@@ -38,36 +41,61 @@ def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
     """Train ``student`` in place to give ``teacher``'s logits.
 
     Both stay in eval mode: batch statistics and dropout belong to the first training. The
-    samples are batched along their first axis. Ends after ``recipe.steps``, or at its time
-    limit.
+    samples are batched along their first axis, and the teacher is asked about each when it is
+    first drawn. Ends after ``recipe.steps``, or after the step in which its time is up. A tenth
+    of the samples is kept apart to see whether it helped: if not, the student is as before.
     """
     draw = np.random.default_rng(seed)
-    targets = [logits_of(teacher, [sample], inputs) for sample in samples]
-    began = clock()  # the limit is of learning: a busy machine's teacher must not use it up
+    began = clock()
+    apart = samples[: max(1, len(samples) // 10)]
+    samples = samples[len(apart) :] or apart
+    before = copy.deepcopy(student.state_dict())
+    first_loss = _loss_on(apart, student, teacher, inputs)
+    targets: dict[int, torch.Tensor] = {}
     parameters = [p for p in student.parameters() if p.is_floating_point()]
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.01)
-    losses: list[float] = []
-    while len(losses) < recipe.steps and clock() - began < recipe.time_limit_s:
+    steps = 0
+    while not steps or (steps < recipe.steps and clock() - began < recipe.time_limit_s):
         for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * (1 - len(losses) / recipe.steps)
+            group["lr"] = recipe.learning_rate * (1 - steps / recipe.steps)
         chosen = draw.choice(len(samples), min(recipe.batch, len(samples)), replace=False)
+        new = [i for i in chosen if i not in targets]
+        if new:
+            answers = logits_of(teacher, [samples[i] for i in new], inputs)
+            targets.update(zip(new, answers))
         with torch.enable_grad():
             found = _logits(student, [samples[i] for i in chosen], inputs)
-            expected = torch.cat([targets[i] for i in chosen])
+            expected = torch.stack([targets[i] for i in chosen])
             loss = divergence(found, expected)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        losses.append(float(loss.detach()))
+        steps += 1
     for parameter in parameters:
         parameter.requires_grad_(False)
     student.zero_grad(set_to_none=True)
-    tail = losses[-max(1, len(losses) // 10) :] or [float("nan")]
-    first = losses[0] if losses else float("nan")
-    return Distillation(len(losses), clock() - began, first, float(np.mean(tail)))
+    last_loss = _loss_on(apart, student, teacher, inputs)
+    kept = last_loss < first_loss
+    if not kept:
+        student.load_state_dict(before)
+    return Distillation(steps, clock() - began, first_loss, last_loss, kept)
+
+
+def _loss_on(
+    samples: Sequence[Tensors],
+    student: torch.nn.Module,
+    teacher: torch.nn.Module,
+    inputs: Sequence[str],
+) -> float:
+    total = 0.0
+    for i in range(0, len(samples), _BATCH):
+        part = samples[i : i + _BATCH]
+        found, expected = (logits_of(module, part, inputs) for module in (student, teacher))
+        total += float(divergence(found, expected)) * len(part)
+    return total / len(samples)
 
 
 def logits_of(

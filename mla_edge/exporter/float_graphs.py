@@ -127,8 +127,9 @@ def _shrink(
                 feeds = with_earlier_outputs(job, feeds)
             taught = distil(pruned.module, part.module, feeds, part.tier.inputs, recipe)
             shrunk["distillation"] = dataclasses.asdict(taught)
-            job.steps.note(f"{taught.steps} steps, loss {taught.first_loss:.3f} → "
-                           f"{taught.last_loss:.3f}")  # fmt: skip
+            undone = "" if taught.kept else ": worse, so undone"
+            losses = f"{taught.first_loss:.4f} → {taught.last_loss:.4f}{undone}"
+            job.steps.note(f"{taught.steps} steps, loss on samples kept apart {losses}")
     return pruned.module, shrunk
 
 

@@ -14,6 +14,7 @@ from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
 from mla_edge.errors import ConfigError
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.calibration import (
+    FILES,
     CalibrationSpec,
     load_calibration,
     load_calibration_spec,
@@ -213,7 +214,7 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
     check_target(target)
     given = request.data is not None or request.calibration is not None
     # What a recipe names is the user's only where it is a file of theirs: it must name a set.
-    own = given or recipe.calibration.endswith((".toml", ".npz"))
+    own = given or recipe.calibration.endswith((".toml", *FILES))
     return Plan(profile, recipe, precision, calibration, network, target, own, dla, goal)
 
 

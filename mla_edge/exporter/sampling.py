@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 import numpy as np
 
 from mla_edge.errors import ConfigError, MlaEdgeError
-from mla_edge.signals import Frame, Reading, Sample, Sound
+from mla_edge.signals import Clip, Frame, Reading, Sample, Sound, values_of
 
 if TYPE_CHECKING:
     from mla_edge.networks.network import Network
@@ -40,7 +40,7 @@ def draw_samples(network: Network, split: str, count: int, seed: int) -> list[Sa
         if fault:
             raise ConfigError(
                 f"{call}: sample {number} {fault}",
-                hint="give mla_edge.signals.Sample of Frame, Sound and Reading by input",
+                hint="give mla_edge.signals.Sample of Frame, Clip, Sound and Reading by input",
             )
     if len(samples) != count:
         raise ConfigError(
@@ -55,19 +55,22 @@ def _fault(sample: Any) -> str:
     if not isinstance(sample, Sample) or not isinstance(sample.signals, Mapping):
         return f"is a {type(sample).__name__}, not a Sample with its signals by name"
     for name, signal in sample.signals.items():
-        if isinstance(signal, Frame):
-            values = signal.image
-        elif isinstance(signal, Sound):
-            values = signal.samples
-            if not isinstance(signal.rate_hz, (int, np.integer)) or signal.rate_hz < 1:
-                return f"has {name!r} at a rate of {signal.rate_hz!r}"
-        elif isinstance(signal, Reading):
-            values = signal.values
-        else:
+        if not isinstance(signal, (Frame, Clip, Sound, Reading)):
             return f"has a {type(signal).__name__} as {name!r}"
+        if isinstance(signal, (Clip, Sound)) and not _is_rate(signal):
+            return f"has {name!r} at a rate of {signal.rate_hz!r}"
+        values = values_of(signal)
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "buif":
             what = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
             return f"has {what} in {name!r}, not an array of numbers"
         if not isinstance(signal.truth, (str, type(None))):
             return f"has the truth {signal.truth!r} in {name!r}, not a label"
     return ""
+
+
+def _is_rate(signal: Clip | Sound) -> bool:
+    """Whether the rate of ``signal`` is one; sound has a whole number of samples a second."""
+    rate_hz: Any = signal.rate_hz
+    if isinstance(signal, Sound):
+        return isinstance(rate_hz, (int, np.integer)) and bool(rate_hz >= 1)
+    return isinstance(rate_hz, (int, float, np.number)) and bool(0 < rate_hz < np.inf)

@@ -40,7 +40,7 @@ def example_inputs(network: Network, tier: TierNetwork, count: int) -> list[Tens
     for number in range(count):
         example: Tensors = {}
         for spec in network.inputs:
-            if spec.kind == "image":
+            if spec.kind in ("image", "clip"):
                 example[spec.name] = random.uniform(0, 255, spec.shape).astype(np.float32)
             elif spec.kind == "audio":
                 example[spec.name] = random.normal(0, 0.1, spec.shape).astype(np.float32)

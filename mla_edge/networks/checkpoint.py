@@ -1,4 +1,4 @@
-"""The files that a training writes: its checkpoint, and the weights at the end."""
+"""The files of a training: its checkpoint, and the weights that a network is loaded with."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from mla_edge.bundle import write_atomically
-from mla_edge.errors import ConfigError
+from mla_edge.errors import ConfigError, MissingDependency
+
+try:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file, save
+except ImportError as error:
+    raise MissingDependency(
+        f"safetensors cannot be loaded, and the shipped weights are in its files: {error}",
+        hint="pip install 'mla-edge[export]'",
+    ) from error
 
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError,
@@ -81,6 +89,33 @@ def save_weights(full: nn.Module, lite: nn.Module, path: Path, about: dict[str, 
         for name, value in module.state_dict().items()
     }
     _write(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata=about))
+
+
+def load_weights(path: Path, modules: Mapping[str, nn.Module], network: str) -> None:
+    """Fill ``modules``, by tier, from a ``save_weights`` file; they are in eval mode then."""
+    try:
+        state = load_file(path)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"{path}: weights cannot be read: {error}", hint="reinstall mla-edge"
+        ) from error
+    for tier, module in modules.items():
+        prefix = f"{tier}."
+        part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
+        try:
+            module.load_state_dict(part)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{path}: not weights of this network: {error}",
+                hint=f"python -m mla_edge.networks.train {network} --data DIR --out FILE",
+            ) from error
+        module.eval()
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """What ``save_weights`` was told about a training: its plan and its data."""
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _write(path: Path, data: bytes) -> None:

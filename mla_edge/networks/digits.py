@@ -5,21 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mla_edge.errors import ConfigError, MissingDependency
+from mla_edge.networks.checkpoint import load_weights
 from mla_edge.networks.encoders import EncoderConfig, HybridEncoder, ImageFront, LogMel
 from mla_edge.networks.fusion import BridgeConfig
 from mla_edge.networks.multimodal import MultimodalNetwork
 from mla_edge.networks.network import Network, TierNetwork
 from mla_edge.signals import NOTHING, InputSpec, Tier
-
-try:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-except ImportError as error:
-    raise MissingDependency(
-        f"safetensors cannot be loaded, and the shipped weights are in its files: {error}",
-        hint="pip install 'mla-edge[export]'",
-    ) from error
 
 LABELS = (*"0123456789", NOTHING)
 RATE_HZ = 8000
@@ -117,22 +108,7 @@ def digits(
     ``mla_edge.networks.digits_files``).
     """
     full, lite = make_full(), make_lite()
-    try:
-        state = load_file(weights)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(
-            f"{weights}: weights cannot be read: {error}", hint="reinstall mla-edge"
-        ) from error
-    for prefix, module in (("full.", full), ("lite.", lite)):
-        part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
-        try:
-            module.load_state_dict(part)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{weights}: not weights of this network: {error}",
-                hint="python -m mla_edge.networks.train digits --data DIR --out FILE",
-            ) from error
-        module.eval()
+    load_weights(Path(weights), {"full": full, "lite": lite}, "digits")
     from mla_edge.networks.digits_data import sample_source
 
     return Network(

@@ -11,6 +11,7 @@ import numpy as np
 from mla_edge.bundle import sha256_of
 from mla_edge.networks.digits_files import FILES, RATE_HZ, read_file
 from mla_edge.networks.network import SampleSource
+from mla_edge.networks.sound_wear import add_noise, speed
 from mla_edge.signals import NOTHING, Frame, Sample, Signal, Sound
 from mla_edge.simulator.glyphs import glyph, pick_style
 from mla_edge.simulator.samples import labelled_samples
@@ -71,22 +72,6 @@ class DigitsData:
             noises[split].append(halved.astype(np.float32))
         hashes = {name: sha256_of(root / name) for name in FILES}
         return cls(pictures, recordings, noises, hashes)
-
-
-def speed(clip: np.ndarray, factor: float) -> np.ndarray:
-    """``clip`` played ``factor`` times as fast, pitch and formants with it."""
-    length = max(1, int(len(clip) / factor))
-    at = np.arange(length, dtype=np.float32) * factor
-    return np.interp(at, np.arange(len(clip)), clip).astype(np.float32)
-
-
-def add_noise(sound: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """``sound`` plus ``noise`` at ``snr_db``, the level of speech taken where there is any."""
-    loud = np.abs(sound) > 1e-4
-    speech_power = float(np.mean(np.square(sound[loud]))) if loud.any() else 1e-3
-    noise_power = float(np.mean(np.square(noise))) + 1e-12
-    scale = np.sqrt(speech_power / noise_power * 10 ** (-snr_db / 10))
-    return (sound + noise * scale).astype(np.float32)
 
 
 class DigitsMaker:

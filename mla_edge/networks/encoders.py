@@ -70,6 +70,35 @@ def _mel_filters(rate_hz: int, frame: int, bands: int) -> Tensor:
     return torch.minimum(rising, falling).clamp_min(0).float()
 
 
+class ClipFront(nn.Module):
+    """Frames of a clip, each with its neighbours in time as channels, inside the graph.
+
+    A 2-D convolution over them is the 3-D stem of lip reading (Stafylakis & Tzimiropoulos
+    2017). With ``taps`` of all frames the whole clip is one picture (Chung & Zisserman 2016).
+    """
+
+    keep_float32 = True
+
+    def __init__(self, frames: int, *, taps: int, crop: tuple[slice, slice]) -> None:
+        """``taps`` frames are seen at once, an odd number or all; ``crop`` of rows, columns."""
+        super().__init__()
+        self.frames, self.taps, self.crop = frames, taps, crop
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """[B, frames, height, width] of 0…255 → [B·frames, taps, rows, columns].
+
+        With ``taps`` of all frames [B, frames, rows, columns].
+        """
+        rows, columns = self.crop
+        x = (clip[:, :, rows, columns] - 127.5) * (1 / 64)
+        if self.taps == self.frames:
+            return x
+        half = self.taps // 2
+        padded = torch.cat([x[:, :1]] * half + [x] + [x[:, -1:]] * half, 1)
+        near = [padded[:, i : i + self.frames] for i in range(self.taps)]
+        return torch.stack(near, 2).flatten(0, 1)
+
+
 class VectorFront(nn.Module):
     """A vector of readings (IMU, embedded text) as a one-row picture."""
 
@@ -84,6 +113,13 @@ def convolution(inner: int, outer: int, *, size: int = 3, stride: tuple[int, int
         nn.Conv2d(inner, outer, size, stride=stride, padding=size // 2, bias=False),
         nn.BatchNorm2d(outer),
         nn.ReLU(),
+    )
+
+
+def collapse(channels: int, size: tuple[int, int]) -> nn.Module:
+    """A frame's ``size`` of positions to one, each with weights of its own."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, size, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
     )
 
 
@@ -117,6 +153,7 @@ class EncoderConfig:
     hidden: int  # width of the feed-forward networks
     pool: tuple[int, int] = (1, 1)  # tokens averaged together for the bridge
     in_channels: int = 1
+    collapse: tuple[int, int] = (0, 0)  # rows × columns of a frame made one token, if any
 
 
 class HybridEncoder(nn.Module):
@@ -134,6 +171,8 @@ class HybridEncoder(nn.Module):
             if inner:
                 stages.append(ResidualConvolution(channels, inner))
             width = channels
+        if config.collapse[0]:
+            stages.append(collapse(width, config.collapse))
         self.stages = nn.Sequential(*stages)
         rows, columns = config.grid
         self.position = nn.Parameter(torch.randn(1, rows * columns, width) * 0.02)
@@ -169,7 +208,11 @@ class HybridEncoder(nn.Module):
     def encode(self, features: Tensor) -> Tensor:
         """Output of the front, [B, in_channels, height, width] → [B, N / pooled, C]."""
         x = self.stages(features)  # [B, C, rows, columns]
-        tokens = self.weigh_input(x.flatten(2).transpose(1, 2) + self.position)
+        if self.config.collapse[0]:  # [B·N, C, 1, 1]
+            tokens = x.reshape(-1, self.position.shape[1], self.width)
+        else:
+            tokens = x.flatten(2).transpose(1, 2)
+        tokens = self.weigh_input(tokens + self.position)
         middle = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):
             tokens = block(tokens)

@@ -78,7 +78,8 @@ class Network:
 
 
 def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Network:
-    """The network ``ref``: ``digits``, ``package.module:function`` or ``file.py:function``.
+    """The network ``ref``: ``digits``, ``commands``, ``package.module:function`` or
+    ``file.py:function``.
 
     ``data`` is a folder of real samples, for networks that can use one: the function is then
     called with ``data=folder``. ConfigError says what is wrong with the reference.
@@ -87,10 +88,14 @@ def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Net
         from mla_edge.networks.digits import digits
 
         return _make(ref, digits, {"data": data})
+    if ref == "commands":
+        from mla_edge.networks.commands import commands
+
+        return _make(ref, commands, {"data": data})
     place, colon, function = ref.rpartition(":")
     if not colon or not place or not function:
         raise ConfigError(
-            f"{ref!r} is no network: expected digits, package.module:function "
+            f"{ref!r} is no network: expected digits, commands, package.module:function "
             "or file.py:function",
             hint=_function_hint(ref),
         )

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
-STAGES = ("image", "audio", "align", "joint", "refine", "lite", "polish")
+from mla_edge.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: how many steps of a batch it has, and its peak learning rate."""
+
+    name: str
+    steps: int
+    rate: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each stage is, in steps of 64 samples, and its peak learning rate."""
+    """The stages of a training, in their order, and the seed of all that is drawn."""
 
+    stages: tuple[Stage, ...]
     seed: int = 0
-    image_steps: int = 2200
-    audio_steps: int = 2000
-    align_steps: int = 150
-    joint_steps: int = 1200
-    refine_steps: int = 1200
-    lite_steps: int = 2000
-    polish_steps: int = 3000
-    rate: float = 1.5e-3
-    joint_rate: float = 6e-4
-    refine_rate: float = 4e-4
-    lite_rate: float = 3e-3
-    polish_rate: float = 6e-4
+    batch: int = 64  # samples a step
 
-    def steps(self, stage: str) -> int:
-        """The steps of ``stage``."""
-        return int(getattr(self, f"{stage}_steps"))
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stages' names, in their order."""
+        return tuple(stage.name for stage in self.stages)
 
-    def peak(self, stage: str) -> float:
-        """The peak learning rate of ``stage``."""
-        rates = {
-            "align": self.joint_rate,
-            "joint": self.joint_rate,
-            "refine": self.refine_rate,
-            "lite": self.lite_rate,
-            "polish": self.polish_rate,
-        }
-        return rates.get(stage, self.rate)
+    def stage(self, name: str) -> Stage:
+        """The stage called ``name``."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise ConfigError(f"no stage {name!r}", hint=f"there are {', '.join(self.names)}")
 
 
 def scaled(plan: Plan, effort: float) -> Plan:
     """``plan`` with every stage ``effort`` times as long, at least 20 steps."""
-    values = asdict(plan)
-    for stage in STAGES:
-        values[f"{stage}_steps"] = max(20, round(values[f"{stage}_steps"] * effort))
-    return Plan(**values)
+    stages = (replace(s, steps=max(20, round(s.steps * effort))) for s in plan.stages)
+    return replace(plan, stages=tuple(stages))

@@ -18,11 +18,11 @@ import numpy as np
 from mla_edge import health, machine_files
 from mla_edge.engines import Engine
 from mla_edge.errors import CaptureError
-from mla_edge.runtime.capture import Camera, Microphone
+from mla_edge.runtime.capture import Camera, Microphone, Watched
 from mla_edge.runtime.model import FusedModel, Instrument, Parts
 from mla_edge.runtime.routing import Router, Verdict
 from mla_edge.runtime.session import run
-from mla_edge.signals import Prediction, Tensors
+from mla_edge.signals import Prediction, Tensors, find_inputs
 
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 WARM_UP = 5  # decisions that are not counted: engines allocate on their first runs
@@ -94,6 +94,8 @@ class TimedSource:
         self.drops = 0  # ask the source itself
         self.read = stages.timed("capture", source.read, cpu=True)
         self.close = source.close
+        if isinstance(source, Watched):  # its own thread works then, and no decision waits
+            self.watch = source.watch
 
 
 @dataclass
@@ -159,8 +161,9 @@ def bench(
                 if time.perf_counter() - start.wall_s >= plan.duration_s:
                     break
         end = _Mark.now(root)
-        sources = {"image": camera, "audio": microphone}
-        drops = {name: source.drops for name, source in sources.items() if source is not None}
+        specs = find_inputs(model.bundle.inputs)
+        sources = {"camera": camera, "microphone": microphone}
+        drops = {specs[s].name: source.drops for s, source in sources.items() if source}
         runs_on, bundle = model.runs_on, model.bundle.name
     if not seen.decisions:
         raise CaptureError(

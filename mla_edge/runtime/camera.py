@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from mla_edge.errors import CaptureEnded, CaptureError, ConfigError, MissingDependency
+from mla_edge.recordings import is_session
 from mla_edge.runtime import v4l2
 from mla_edge.runtime.capture import MEDIA_START_S
 from mla_edge.runtime.keeper import Keeper
@@ -70,8 +71,11 @@ class LiveCamera:
     def __init__(self, name: str, open_feed: Callable[[], Feed]) -> None:
         """Open the feed; when it is lost later, it is opened again."""
         self.drops = 0
+        self.still = False  # whether its pictures are the same on purpose
         self._newest: tuple[np.ndarray, float] | None = None
         self._spares: list[np.ndarray] = []  # decoded into again, to spare the allocation
+        self._see: Callable[[Frame], object] | None = None
+        self._seen: np.ndarray | None = None  # converted into again, as well
         self._keeper = Keeper(name, open_feed, self._pump, lambda feed: feed.release())
         self._keeper.start()
 
@@ -87,6 +91,10 @@ class LiveCamera:
         image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
         self._spares.append(picture)
         return Frame(image, time_s)
+
+    def watch(self, see: Callable[[Frame], object] | None) -> None:
+        """Show every frame to ``see``, on the reader's thread; as ``capture.Watched``."""
+        self._see = see
 
     def close(self) -> None:
         """Let go of the feed within 2 s; safe to call twice."""
@@ -106,6 +114,10 @@ class LiveCamera:
                 self._put(picture, time_s)
 
     def _put(self, picture: np.ndarray, time_s: float) -> None:
+        see = self._see
+        if see is not None:
+            self._seen = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=self._seen)
+            see(Frame(self._seen, time_s))
         with self._keeper.news:
             if self._newest is not None:
                 self.drops += 1
@@ -122,6 +134,7 @@ class SteppedCamera:
 
     def __init__(self, feed: Feed) -> None:
         """Read from ``feed``, which the camera then owns."""
+        self.still = isinstance(feed, PictureFeed)
         self._feed = feed
         self._closed = False
 
@@ -273,7 +286,9 @@ def open_source(
     if not marker:
         if as_fast_as_possible:
             return SteppedCamera(open_file(Path(source), MEDIA_START_S))
-        return LiveCamera(source, lambda: open_file(Path(source)))
+        camera = LiveCamera(source, lambda: open_file(Path(source)))
+        camera.still = cv2.haveImageReader(source)
+        return camera
     if scheme == "csi":
         pipeline = csi_pipeline(source)
         return LiveCamera(f"camera {source}", lambda: open_csi(source, pipeline))
@@ -354,8 +369,12 @@ def open_csi(source: str, pipeline: str) -> DeviceFeed:
     return DeviceFeed(f"camera {source}", capture)
 
 
-def open_file(path: Path, start_s: float | None = None) -> VideoFeed | PictureFeed:
-    """A video, or a picture that is repeated."""
+def open_file(path: Path, start_s: float | None = None) -> Feed:
+    """A video, a picture that is repeated, or what ``mla-edge record`` wrote."""
+    if is_session(path):
+        from mla_edge.runtime.recorded_sources import RecordedFeed  # needs more packages
+
+        return RecordedFeed(path, start_s)
     if not path.exists():
         raise CaptureError(
             f"no such file: {path}",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import ContextManager, Protocol
+from typing import Callable, ContextManager, Protocol, runtime_checkable
 
 from mla_edge.errors import ConfigError
+from mla_edge.recordings import is_session
 from mla_edge.signals import Frame, Sound
 
 SIMULATED = "sim://"
@@ -34,6 +35,18 @@ class Camera(Protocol):
         ...
 
 
+@runtime_checkable
+class Watched(Protocol):
+    """A camera that shows every frame, those that ``read`` drops too, to who needs them all."""
+
+    def watch(self, see: Callable[[Frame], object] | None) -> None:
+        """Call ``see`` with every frame from now on, before it can be read; None ends it.
+
+        The camera's own thread calls it. The picture is only valid during the call.
+        """
+        ...
+
+
 class Microphone(Protocol):
     """Gives the newest window of sound."""
 
@@ -52,7 +65,8 @@ def open_camera(source: str, *, as_fast_as_possible: bool = False) -> ContextMan
     """Open a camera.
 
     ``source`` is an index (``0``), a device (``/dev/video0``), ``csi://0``, ``rtsp://…``,
-    ``http://…``, a video or picture file, or ``sim://digits?seed=1&noise_db=0``.
+    ``http://…``, a video or picture file, an ``.mcap`` that ``mla-edge record`` wrote, or
+    ``sim://digits?seed=1&noise_db=0``.
 
     A video plays at its own pace and a picture is repeated at 30 fps; their times begin when
     they are opened. ``as_fast_as_possible`` gives every frame of a file or simulator, one a
@@ -76,10 +90,11 @@ def open_microphone(
 ) -> ContextManager[Microphone]:
     """Open a microphone that gives ``window_s`` seconds at ``rate_hz``.
 
-    ``source`` is ``default``, a device name or index, a WAV file, or ``sim://digits``.
+    ``source`` is ``default``, a device name or index, a WAV file, an ``.mcap`` that ``mla-edge
+    record`` wrote, or ``sim://digits``.
 
-    A WAV file plays in real time from when it is opened. ``as_fast_as_possible`` moves a file
-    or simulator on at each read, a WAV file by 50 ms, and its times begin at 0; a device is not
+    A file plays in real time from when it is opened. ``as_fast_as_possible`` moves a file or
+    simulator on at each read, a WAV file by 50 ms, and its times begin at 0; a device is not
     changed by it. Errors as ``open_camera``.
     """
     if source.startswith(SIMULATED):
@@ -94,10 +109,18 @@ def open_microphone(
                 as_fast_as_possible=as_fast_as_possible,
             )
         )
+    start_s = MEDIA_START_S if as_fast_as_possible else None
+    if is_session(Path(source)):
+        from mla_edge.runtime.recorded_sources import RecordedMicrophone
+
+        return closing(
+            RecordedMicrophone(
+                Path(source), rate_hz=rate_hz, window_s=window_s, start_s=start_s
+            )
+        )
     if source.lower().endswith(WAV_SUFFIXES) or Path(source).is_file():
         from mla_edge.runtime.wav import WavMicrophone
 
-        start_s = MEDIA_START_S if as_fast_as_possible else None
         return closing(
             WavMicrophone(Path(source), rate_hz=rate_hz, window_s=window_s, start_s=start_s)
         )

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from mla_edge.errors import CaptureError, MissingDependency
-from mla_edge.preprocess import resample
+from mla_edge.preprocess import refit
 from mla_edge.runtime.keeper import Keeper
 from mla_edge.runtime.ring import SoundRing
-from mla_edge.runtime.wav import fit
 from mla_edge.signals import Sound
 
 try:
@@ -73,8 +72,7 @@ class LiveMicrophone:
         if ring is None:
             raise self._keeper.failure(timeout_s)
         samples, time_s = ring.latest()
-        samples = resample(samples, ring.rate_hz, self._rate_hz)
-        return Sound(fit(samples, self._window), self._rate_hz, time_s)
+        return refit(Sound(samples, ring.rate_hz, time_s), self._rate_hz, self._window)
 
     def close(self) -> None:
         """Let go of the device within 2 s; safe to call twice."""

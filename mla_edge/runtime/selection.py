@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from mla_edge.board import identify
-from mla_edge.bundle import MANIFEST, Bundle
+from mla_edge.bundle import MANIFEST, Bundle, sha256_of
 from mla_edge.errors import BundleError
 
 HOST = "host"
+
+
+def find_bundle(folder: Path, sha256: str) -> Path | None:
+    """The bundle in ``folder/bundles`` or ``folder`` whose manifest has that hash."""
+    for place in (folder / "bundles", folder):
+        for manifest in sorted(place.glob(f"[!.]*/{MANIFEST}")):
+            if manifest.is_file() and sha256_of(manifest) == sha256:
+                return manifest.parent
+    return None
 
 
 def select_bundle(folder: Path, *, root: Path = Path("/")) -> Bundle:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from typing import Callable, Generator, Iterator, Sequence
 
 from mla_edge.errors import ConfigError
 from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone
 from mla_edge.runtime.model import Clock, FusedModel
-from mla_edge.runtime.sense import ENDED, OK, WAITING, Fault, Sense, Source
-from mla_edge.signals import InputSpec, Prediction, Sample
+from mla_edge.runtime.sense import ENDED, FILLING, OK, WAITING, Fault, Sense, Source
+from mla_edge.runtime.vitals import Vitals
+from mla_edge.signals import SENSES, InputSpec, Prediction, Sample, find_inputs
 
 STEP_S = 0.05
 """Without a camera, so much new sound is worth a decision; also the pause while all is lost."""
+
+LEADING = (WAITING, FILLING, OK)
+"""States of a modality whose news make the ticks; while it fills, it does so masked."""
 
 PAUSE_S = 0.005
 """Before asking again a source that has news at any moment, but less of it than a step."""
@@ -28,6 +33,7 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     max_age_ms: float = 500.0,
     duration_s: float | None = None,
     as_fast_as_possible: bool = False,
+    mask_suspect: bool = False,
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     on_fault: Callable[[Fault], None] | None = None,
@@ -35,11 +41,15 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     """Predictions on the newest frame and the last window of sound, until the sources end.
 
     There is one for each new frame; without a camera, for each 50 ms of new sound; with
-    ``rate_hz``, for each moment of a schedule that does not drift.
+    ``rate_hz``, for each moment of a schedule that does not drift. A clip is made of the frames
+    since the last gap; until it is whole, its input is masked.
 
     A modality that is lost, has ended, or whose newest signal is older than ``max_age_ms`` is
     masked, and used again when it is back; the loop does not wait for it. Each change is told
     to ``on_fault`` once. While no modality is left there are no predictions.
+
+    A source that gives pictures which are black or repeat bit for bit, or sound of nothing but
+    zeros or clipped, for 2 s, is told to ``on_fault`` too; ``mask_suspect`` masks it as well.
 
     ``as_fast_as_possible`` is for files and simulators that were opened so: the time is then
     that of the newest signal, and sound is read up to the moment of the frame.
@@ -62,11 +72,12 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
         clock=clock,
         sleep=sleep,
         on_fault=on_fault or _ignore,
+        mask_suspect=mask_suspect,
     )
     if camera is not None:
-        loop.add(find_input(model, "image"), camera, step_s=0.0)
+        loop.add(_input(model, "camera"), camera, step_s=0.0)
     if microphone is not None:
-        loop.add(find_input(model, "audio"), microphone, step_s=STEP_S)
+        loop.add(_input(model, "microphone"), microphone, step_s=STEP_S)
     if not loop.senses:
         raise ConfigError("no camera and no microphone", hint="give at least one of them")
     if as_fast_as_possible:
@@ -76,26 +87,28 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     return _predict(model, loop.senses, loop.ticks_of_news(), clock)
 
 
-def find_input(model: FusedModel, kind: str) -> InputSpec:
-    """The input of ``model`` that a camera (``image``) or a microphone (``audio``) senses."""
-    for spec in model.bundle.inputs:
-        if spec.kind == kind:
-            return spec
-    source = "camera" if kind == "image" else "microphone"
-    raise ConfigError(
-        f"{model.bundle.name} has no {kind} input, so it cannot use a {source}",
-        hint=f"run it without a {source}",
-    )
+def _input(model: FusedModel, source: str) -> InputSpec:
+    spec = find_inputs(model.bundle.inputs).get(source)
+    if spec is None:
+        raise ConfigError(
+            f"{model.bundle.name} has no {' or '.join(SENSES[source])} input, so it cannot use "
+            f"a {source}",
+            hint=f"run it without a {source}",
+        )
+    return spec
 
 
 def _predict(
     model: FusedModel, senses: Sequence[Sense], ticks: Iterator[None], clock: Clock
 ) -> Generator[Prediction, None, None]:
-    for _ in ticks:
-        signals = {sense.modality: sense.use() for sense in senses}
-        usable = {name: signal for name, signal in signals.items() if signal is not None}
-        if usable:
-            yield model.infer(Sample(usable), clock=clock)
+    with ExitStack() as stack:
+        for sense in senses:
+            stack.enter_context(sense.watching())
+        for _ in ticks:
+            signals = {sense.modality: sense.use() for sense in senses}
+            usable = {name: signal for name, signal in signals.items() if signal is not None}
+            if usable:
+                yield model.infer(Sample(usable), clock=clock)
 
 
 class _Loop:
@@ -109,6 +122,7 @@ class _Loop:
         clock: Clock,
         sleep: Callable[[float], None],
         on_fault: Callable[[Fault], None],
+        mask_suspect: bool,
     ) -> None:
         self.senses: list[Sense] = []  # the camera first: it leads while it is well
         self._max_age_s = max_age_s
@@ -116,10 +130,18 @@ class _Loop:
         self._clock = clock
         self._sleep = sleep
         self._on_fault = on_fault
+        self._mask_suspect = mask_suspect
         self._start_s = clock()
 
     def add(self, spec: InputSpec, source: Source, *, step_s: float) -> None:
         """Watch ``spec`` through ``source``."""
+        history = None
+        if spec.kind == "clip":
+            from mla_edge.history import History  # needs OpenCV, as nothing else here
+
+            history = History(spec)
+        # One picture that is repeated is what the user asked for.
+        is_still = getattr(source, "still", False)
         self.senses.append(
             Sense(
                 spec.name,
@@ -127,6 +149,8 @@ class _Loop:
                 step_s=step_s,
                 start_s=self._start_s,
                 on_fault=self._on_fault,
+                history=history,
+                vitals=None if is_still else Vitals(masks=self._mask_suspect),
             )
         )
 
@@ -205,7 +229,7 @@ class _Loop:
                 return
 
     def _leader(self) -> Sense | None:
-        return next((sense for sense in self.senses if sense.state in (WAITING, OK)), None)
+        return next((sense for sense in self.senses if sense.state in LEADING), None)
 
     def _ended(self) -> bool:
         return all(sense.state == ENDED for sense in self.senses)

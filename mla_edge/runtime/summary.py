@@ -23,8 +23,9 @@ class Summary:
         self._tiers: Counter[str] = Counter()
         self._modes: Counter[str] = Counter()
         self._faults: dict[str, Counter[str]] = {}
-        self._latency_ms = _Spread()
-        self._age_ms = _Spread()
+        self._latency_ms = Spread()
+        self._age_ms = Spread()
+        self._skew_ms = Spread()  # where more than one modality was used
         self._certified = 0
         self._judged = 0
         self._right = 0
@@ -36,6 +37,8 @@ class Summary:
         self._modes[prediction.mode] += 1
         self._latency_ms.add(prediction.latency_ms)
         self._age_ms.add(prediction.age_ms)
+        if len(prediction.capture_time_s) > 1:
+            self._skew_ms.add(prediction.skew_ms)
         self._certified += prediction.certificate is not None
         if prediction.truth is not None:
             self._judged += 1
@@ -60,6 +63,7 @@ class Summary:
             "certified": self._part(self._certified),
             "latency_ms": self._latency_ms.to_dict(),
             "age_ms": self._age_ms.to_dict(),
+            "skew_ms": self._skew_ms.to_dict(),
             "accuracy": round(self._right / self._judged, 5) if self._judged else None,
             "judged": self._judged,
             "drops": dict(drops),
@@ -74,18 +78,21 @@ class Summary:
         return {"decisions": count, "share": round(share, 5)}
 
 
-class _Spread:
+class Spread:
     """The percentiles of many numbers, and the largest of them all."""
 
     def __init__(self) -> None:
+        """Without any."""
         self._values: deque[float] = deque(maxlen=LONGEST)
         self._max = float("-inf")
 
     def add(self, value: float) -> None:
+        """Count ``value``."""
         self._values.append(value)
         self._max = max(self._max, value)
 
     def to_dict(self) -> dict[str, float | None]:
+        """``p50``, ``p99`` and ``max``, to three decimals; None without any."""
         if not self._values:
             return {"p50": None, "p99": None, "max": None}
         p50, p99 = np.percentile(np.fromiter(self._values, np.float64), [50, 99])

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mla_edge.errors import CaptureEnded, CaptureError
-from mla_edge.preprocess import resample
+from mla_edge.preprocess import refit
 from mla_edge.signals import Sound
 
 STEP_S = 0.05  # how much sound a read moves on, as fast as possible
@@ -105,25 +105,14 @@ class WavMicrophone:
             played = max(1, int((time.monotonic() - self._start_s) * form.rate_hz))
         self._played = min(played, form.frames)
         first = self._played - round(self._window / self._rate_hz * form.rate_hz)
-        samples = resample(self._file.samples(first, self._played), form.rate_hz, self._rate_hz)
-        return Sound(
-            fit(samples, self._window),
-            self._rate_hz,
-            self._start_s + (self._played - 1) / form.rate_hz,
-        )
+        time_s = self._start_s + (self._played - 1) / form.rate_hz
+        heard = Sound(self._file.samples(first, self._played), form.rate_hz, time_s)
+        return refit(heard, self._rate_hz, self._window)
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
         self._closed = True
         self._file.close()
-
-
-def fit(samples: np.ndarray, window: int) -> np.ndarray:
-    """The last ``window`` samples, with zeros before them where there are fewer."""
-    if len(samples) == window:
-        return samples
-    missing = max(window - len(samples), 0)
-    return np.concatenate((np.zeros(missing, np.float32), samples[-window:]))
 
 
 def _read_format(file: BinaryIO, path: Path) -> WavFormat:

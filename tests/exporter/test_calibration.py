@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from recorded_file import write as write_recording
 
 from mla_edge._content import names
 from mla_edge.errors import ConfigError
@@ -16,6 +17,7 @@ from mla_edge.exporter.calibration import (
     over_modes,
     to_examples,
 )
+from mla_edge.runtime.recording_parts import Room
 from mla_edge.signals import InputSpec, Reading, Sample
 
 SMALL = CalibrationSpec("small", calibrate=32, tune=32, test=36)
@@ -138,6 +140,30 @@ def test_recorded_samples_come_from_an_npz(tmp_path, network):
     assert spec.source == "file"
     assert len(made.calibrate) == 40
     assert made.calibrate[0].tensors["audio"].shape == (1, 1600)
+
+
+def test_recorded_samples_come_from_what_record_wrote(tmp_path, network):
+    """By the name of the recording, though it has several files."""
+    write_recording(tmp_path / "mine.mcap", 300, room=Room(rotate_mb=1))
+    assert not (tmp_path / "mine.mcap").exists()
+    text = 'source = "file"\npath = "mine.mcap"\ncalibrate = 40\n'
+    sets = []
+    for name in (str(tmp_path / "mine.mcap"), write(tmp_path, text)):
+        spec = load_calibration_spec(name)
+        assert spec.source == "file"
+        sets.append(load_calibration(spec, network).calibrate)
+    assert [len(examples) for examples in sets] == [256, 40]
+    last = sets[0][-1]
+    assert last.tensors["image"].max() == last.tensors["image"].min() == 299 % 256
+    assert last.tensors["audio"].std() == pytest.approx(0.1, rel=0.2)
+    assert last.tensors["present"].tolist() == [[1.0, 1.0]]
+    assert last.truths == {"image": None, "audio": None}
+
+
+def test_a_recording_that_is_too_short_is_refused(tmp_path, network):
+    spec = load_calibration_spec(str(write_recording(tmp_path / "mine.mcap", 31)))
+    with pytest.raises(ConfigError, match="mine.mcap: holds 31 moments .* at least 32"):
+        load_calibration(spec, network)
 
 
 def test_nan_in_a_sample_is_refused_by_number_and_name():

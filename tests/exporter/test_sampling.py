@@ -8,7 +8,7 @@ import pytest
 from mla_edge.errors import ConfigError
 from mla_edge.exporter.sampling import draw_samples
 from mla_edge.networks import digits_data
-from mla_edge.signals import Frame, Reading, Sample, Sound
+from mla_edge.signals import Clip, Frame, Reading, Sample, Sound
 
 
 class SensorError(Exception):
@@ -55,6 +55,8 @@ def test_a_bug_in_our_own_samples_shows_as_one(network, monkeypatch):
         (Sample({"imu": Reading([1.0], 0.0)}), "has list in 'imu', not an array of numbers"),
         (Sample({"imu": Reading(np.array(["a"]), 0.0)}), "has <U1 in 'imu'"),
         (Sample({"audio": Sound(np.zeros(9), 0, 0.0)}), "has 'audio' at a rate of 0"),
+        (Sample({"mouth": Clip(np.zeros((4, 8, 8)), 0, 0.0)}), "has 'mouth' at a rate of 0"),
+        (Sample({"mouth": Clip([], 25, 0.0)}), "has list in 'mouth', not an array of numbers"),
         (Sample({"image": Frame(np.zeros(3), 0.0, 7)}), "has the truth 7 in 'image'"),
     ],
 )

@@ -11,18 +11,21 @@ from data_folder import make_data_folder
 from safetensors import safe_open
 
 from mla_edge.errors import ConfigError
-from mla_edge.networks import digits_data, train
-from mla_edge.networks.digits import digits
+from mla_edge.networks import digits_data, train, training
+from mla_edge.networks.digits import digits, make_lite
 from mla_edge.networks.digits_data import (
     RATE_HZ,
     DigitsData,
     DigitsMaker,
-    add_noise,
     move_formants,
     place,
     sample_source,
-    speed,
 )
+from mla_edge.networks.digits_training import DigitsBatches, digits_course
+from mla_edge.networks.losses import aligned
+from mla_edge.networks.plan import Plan, Stage
+from mla_edge.networks.sound_wear import add_noise, speed
+from mla_edge.networks.training import Trainer, fused
 
 
 @pytest.fixture(scope="module")
@@ -158,62 +161,51 @@ def test_samples_of_a_folder_carry_their_truth(folder):
 def test_contrastive_loss_is_least_when_classes_agree():
     labels = torch.tensor([0, 0, 1, 1])
     near = torch.eye(2).repeat_interleave(2, 0)
-    assert train.aligned(near, near, labels) < train.aligned(near, near.flip(0), labels)
+    assert aligned(near, near, labels) < aligned(near, near.flip(0), labels)
 
 
 def test_what_is_absent_has_no_part_in_a_batch(data):
-    batch = train.Batches(DigitsMaker(data, "train"), "joint", small_plan())[0]
-    batch = {name: values[:6] for name, values in batch.items()}
+    plan = replace(small_plan(), batch=6)
+    batch = DigitsBatches(DigitsMaker(data, "train"), "joint", plan)[0]
     batch["present"] = torch.tensor([[1.0, 1], [1, 0], [0, 1], [1, 1], [1, 0], [0, 1]])
     other = {**batch, "image": batch["image"].clone(), "audio": batch["audio"].clone()}
     other["image"][[2, 5]] = 255
     other["audio"][[1, 4]] = 0.9
     torch.manual_seed(0)
-    network = train.make_lite().train()
+    network = make_lite().train()
     means = [
         layer.running_mean for layer in network.modules() if hasattr(layer, "running_mean")
     ]
     with torch.no_grad():
-        one = train.fused(network, batch).logits
+        one = fused(network, batch).logits
         after_one = [mean.clone() for mean in means]
-        train.fused(network, other)
-        other_again = train.fused(network, other).logits
+        fused(network, other)
+        other_again = fused(network, other).logits
     assert len(means) > 10
     assert all(mean.abs().sum() > 0 for mean in after_one)
     assert torch.equal(one, other_again)  # batch statistics, which absent samples do not enter
 
 
 def small_plan():
-    return train.Plan(
-        seed=3,
-        image_steps=20,
-        audio_steps=20,
-        align_steps=20,
-        joint_steps=20,
-        refine_steps=20,
-        polish_steps=20,
-        lite_steps=20,
-    )
+    names = ("image", "audio", "align", "joint", "refine", "lite", "polish")
+    return Plan(tuple(Stage(name, 20, 1e-3) for name in names), seed=3, batch=2)
 
 
-@pytest.fixture
-def few_samples(monkeypatch):
-    monkeypatch.setattr(train, "BATCH", 2)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def new_trainer(data, plan, checkpoint):
+    return Trainer(digits_course(data, plan), checkpoint)
 
 
 def test_an_interrupted_training_goes_on_and_writes_weights(
-    folder, data, few_samples, tmp_path, monkeypatch, capsys
+    folder, data, one_thread, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(train, "scaled", lambda plan, effort: small_plan())
     out = tmp_path / "weights" / "digits.safetensors"
     out.parent.mkdir()
-    first = train.Trainer(data, small_plan(), out.with_suffix(".checkpoint"))
+    first = new_trainer(data, small_plan(), out.with_suffix(".checkpoint"))
     first.run(("image", "audio", "align"))
-    assert train.main(["digits", "--data", str(folder), "--out", str(out)]) == 0
+    assert (
+        train.main(["digits", "--data", str(folder), "--out", str(out), "--threads", "1"]) == 0
+    )
     said = capsys.readouterr().err
     assert said.count("image 20/20") == 1  # the second run did not repeat what was done
     assert "lite 20/20" in said
@@ -223,25 +215,26 @@ def test_an_interrupted_training_goes_on_and_writes_weights(
     ).shape == (1, 11)
     with safe_open(out, "pt") as file:
         about = file.metadata()
-    assert json.loads(about["plan"])["joint_steps"] == 20
+    joint = json.loads(about["plan"])["stages"][3]
+    assert joint == {"name": "joint", "steps": 20, "rate": 1e-3}
     assert set(json.loads(about["data"])) == set(digits_data.FILES)
 
 
 def test_one_interrupted_inside_a_stage_ends_with_the_same_weights(
-    data, few_samples, tmp_path, monkeypatch
+    data, one_thread, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(train, "SAVE_EVERY", 8)
+    monkeypatch.setattr(training, "SAVE_EVERY", 8)
     path = tmp_path / "x.checkpoint"
-    whole = train.Trainer(data, small_plan(), None)
+    whole = new_trainer(data, small_plan(), None)
     whole.run(("audio",))
 
-    cut = train.Trainer(data, small_plan(), path)
+    cut = new_trainer(data, small_plan(), path)
     batches = cut._batches("audio", 0)
     monkeypatch.setattr(
         cut, "_batches", lambda stage, first: (next(batches) for _ in range(13))
     )
     cut._run_stage("audio")  # its batches end after 13 of 20 steps
-    rest = train.Trainer(data, small_plan(), path)
+    rest = new_trainer(data, small_plan(), path)
     assert rest.done == []
     assert rest._resume["step"] == 8
     rest.run(("audio",))
@@ -260,9 +253,9 @@ def test_numbers_that_make_no_training_are_refused(tmp_path, capsys, option, val
     assert f"{option}: {value}: give" in capsys.readouterr().err
 
 
-def test_training_is_seeded(data, few_samples):
+def test_training_is_seeded(data, one_thread):
     def weights():
-        trainer = train.Trainer(data, small_plan(), None)
+        trainer = new_trainer(data, small_plan(), None)
         trainer.run(("audio",))
         return trainer.full.encoders["audio"].state_dict()
 
@@ -304,12 +297,12 @@ def test_a_damaged_checkpoint_is_named_and_left(folder, tmp_path, capsys, kept_b
 
 
 def test_a_full_disk_is_told_and_the_last_checkpoint_stays(
-    data, few_samples, tmp_path, monkeypatch
+    data, one_thread, tmp_path, monkeypatch
 ):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    trainer = train.Trainer(data, small_plan(), tmp_path / "x.checkpoint")
+    trainer = new_trainer(data, small_plan(), tmp_path / "x.checkpoint")
     trainer._save(None)
     written = (tmp_path / "x.checkpoint").read_bytes()
     monkeypatch.setattr(os, "fsync", full)
@@ -323,20 +316,20 @@ def test_something_else_under_the_name_of_a_checkpoint_is_refused(data, tmp_path
     path = tmp_path / "x.checkpoint"
     torch.save({"weights": torch.zeros(3)}, path)
     with pytest.raises(ConfigError, match=r"x\.checkpoint: not a checkpoint"):
-        train.Trainer(data, small_plan(), path)
+        new_trainer(data, small_plan(), path)
 
 
 def test_a_checkpoint_of_another_plan_is_kept_under_another_name(
-    data, few_samples, tmp_path, capsys
+    data, one_thread, tmp_path, capsys
 ):
     path = tmp_path / "x.checkpoint"
     plans = [small_plan(), replace(small_plan(), seed=4), replace(small_plan(), seed=5)]
-    first = train.Trainer(data, plans[0], path)
+    first = new_trainer(data, plans[0], path)
     first._save(None)
     written = path.read_bytes()
     assert capsys.readouterr().err == ""
     for number, plan in enumerate(plans[1:], 1):
-        other = train.Trainer(data, plan, path)
+        other = new_trainer(data, plan, path)
         assert other.done == []
         kept = tmp_path / f"x.other-{number}.checkpoint"
         assert f"{path} is of another plan; it is now {kept}" in capsys.readouterr().err

@@ -18,7 +18,7 @@ LITE = Tier("lite", ("image", "audio", "present"), ("logits",))
 FULL = Tier("full", ("image", "audio", "present"), ("logits",))
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 DULL_RED = (100, 80, 80)
-LEVELS = {"red": 1.0, "green": -1.0}  # a constant sound; none of them says blue
+LEVELS = {"red": 0.99, "green": -0.99}  # a constant sound; none of them says blue
 
 
 def write_graph(path, tier, *, scale):

@@ -56,6 +56,38 @@ def test_the_clock_follows_a_device_that_runs_slowly():
     assert time_s == pytest.approx(100 + ring.total / RATE * slow, abs=1e-3)
 
 
+@pytest.mark.parametrize("drift", [50e-6, -50e-6])
+def test_a_flash_and_a_click_stay_together_over_an_hour_of_drift(drift):
+    """A device 50 ppm off is 180 ms away after an hour: five frames, were it not followed.
+
+    Blocks of 20 ms arrive late by as much as a busy machine makes them, once 0.3 s at once.
+    Every minute something claps: the click lies where it lies in the samples, the flash is on
+    the frame of a camera at 30 fps whose stamps are of the true clock.
+    """
+    rng = np.random.default_rng(0)
+    ring = SoundRing(RATE, window=RATE)
+    frame_s, began_s = 1 / 30, 500.0
+    late_s = rng.exponential(0.004, 180_000)
+    late_s[90_000:90_015] += np.linspace(0.3, 0.0, 15)  # held up, and caught up with
+    worst_s = 0.0
+    for number in range(180_000):
+        first = number * 20
+        block = np.zeros(20, np.float32)
+        clap_s = began_s + 30.0 + 60.0 * round((first / RATE - 30.0) / 60.0)
+        clapped = round((clap_s - began_s) * (1 + drift) * RATE)  # by the device's clock
+        if first <= clapped < first + 20:
+            block[clapped - first] = 1.0
+        last_true_s = began_s + (first + 19) / (RATE * (1 + drift))
+        ring.write(block, last_true_s + late_s[number])
+        if block.any():
+            samples, time_s = ring.latest()
+            click_s = time_s - (len(samples) - 1 - int(samples.argmax())) / RATE
+            flash_s = np.ceil(clap_s / frame_s) * frame_s  # the frame that shows it
+            worst_s = max(worst_s, abs(click_s - flash_s))
+    assert worst_s < frame_s + 0.005
+    assert ring.total == 3_600_000
+
+
 def test_lost_samples_become_zeros_so_that_later_ones_are_not_shifted():
     ring = SoundRing(RATE, window=60)
     ring.write(ramp(1, 20), last_s(20))

@@ -20,18 +20,10 @@ from mla_edge.testing import FakeCamera, FakeEngine, FakeMicrophone
 
 KEYS = [
     *("label", "confidence", "tier", "reason", "mode", "capture_time_s"),
-    *("decision_time_s", "latency_ms", "age_ms", "truth", "certificate"),
+    *("decision_time_s", "latency_ms", "age_ms", "ages_ms", "skew_ms", "truth", "certificate"),
 ]
 SIMULATED = ["--camera", "sim://digits?size=96x64", "--mic", "sim://digits"]
 LOST = CaptureError("the cable is out")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder with a bundle in it, which is the current one."""
-    make_bundle(tmp_path / "bundles" / "colours-host")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def call(*words):

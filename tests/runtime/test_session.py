@@ -228,7 +228,7 @@ class FileMicrophone(FileCamera):
 
     def __init__(self, count, start_s=1000.0):
         self._frames = iter(
-            Sound(np.ones(800, np.float32), 800, start_s + n * 0.02) for n in range(count)
+            Sound(np.full(800, 0.9, np.float32), 800, start_s + n * 0.02) for n in range(count)
         )
 
 
@@ -297,6 +297,6 @@ def test_a_source_without_an_input_is_refused(tmp_path):
     deaf = FusedModel(
         bundle, {"full": engine}, CascadeRouter(bundle.policy), Preprocessor(INPUTS[1:])
     )
-    with pytest.raises(ConfigError, match="colours-host has no image input"):
+    with pytest.raises(ConfigError, match="colours-host has no image or clip input"):
         mla_edge.run(deaf, camera(), microphone())
     assert next(mla_edge.run(deaf, None, microphone(), **ON_CLOCK)).mode == "audio"

@@ -1,0 +1,86 @@
+"""Shows decisions as they are made, counts them, and ends as their end was."""
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Dict, Generator, Optional, Union
+
+import typer
+
+from mla_edge.cli.decisions import JsonLines, Words
+from mla_edge.cli.failures import INTERRUPTED
+from mla_edge.cli.interrupts import Interrupts
+from mla_edge.errors import CaptureError, InferenceError, MlaEdgeError, RecordingError
+
+if TYPE_CHECKING:
+    from mla_edge.runtime.recorder import Recorder
+    from mla_edge.runtime.sense import Fault
+    from mla_edge.signals import Prediction
+
+
+class Follower:
+    """Give it the faults and the decisions; then say how it ended."""
+
+    def __init__(
+        self,
+        output: Union[JsonLines, Words],
+        interrupts: Interrupts,
+        recorder: "Optional[Recorder]" = None,
+    ) -> None:
+        """No interrupt comes between showing something and counting it."""
+        from mla_edge.runtime.summary import Summary
+
+        self.summary = Summary()
+        self.reasons: Dict[str, str] = {}  # by modality: why it was left out last
+        self.failure: Optional[MlaEdgeError] = None
+        self.interrupted = False
+        self._output = output
+        self._interrupts = interrupts
+        self._recorder = recorder
+        self._told_stop = False
+
+    def on_fault(self, fault: "Fault") -> None:
+        """Show and count a fault."""
+        from mla_edge.runtime.sense import ENDED
+
+        with self._interrupts.held():
+            self.summary.add_fault(fault)
+            if self._recorder is not None:
+                self._recorder.add_fault(fault)
+            self._output.show_fault(fault)
+        if fault.what != ENDED or fault.modality not in self.reasons:  # an end explains least
+            self.reasons[fault.modality] = fault.why
+
+    def follow(self, predictions: "Generator[Prediction, None, None]") -> None:
+        """Show and count all of them; a failure of theirs and an interrupt are kept."""
+        try:
+            with closing(predictions):
+                for prediction in predictions:
+                    with self._interrupts.held():
+                        self._show(prediction)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        except (InferenceError, CaptureError, RecordingError) as error:
+            self.failure = error  # what was measured until then counts all the same
+
+    def end(self, shown: Dict[str, Any]) -> None:
+        """Print the summary; raise the failure, or the exit of an interrupt."""
+        if self.failure is None:  # which says it otherwise
+            self._tell_stop()
+        self._output.close(shown, self.failure)
+        if self.failure is not None:
+            raise self.failure
+        if self.interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+    def _show(self, prediction: "Prediction") -> None:
+        self.summary.add(prediction)
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.add(prediction)
+        self._output.show(prediction)
+        self._tell_stop("; deciding goes on")
+
+    def _tell_stop(self, more: str = "") -> None:
+        recorder = self._recorder
+        if recorder is not None and recorder.stopped and not self._told_stop:
+            self._told_stop = True
+            self._output.say(f"recording stopped: {recorder.stopped}{more}")

@@ -1,0 +1,40 @@
+"""Pictures as files hold them: JPEG and PNG."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mla_edge.errors import MissingDependency
+
+try:
+    import cv2
+except ImportError as error:
+    raise MissingDependency(
+        f"OpenCV cannot be loaded, and pictures are packed with it: {error}",
+        hint="pip install opencv-python-headless",
+    ) from error
+
+JPEG_QUALITY = 90
+_FORMATS = {"jpeg": (".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)), "png": (".png", ())}
+
+
+def pack(image: np.ndarray, form: str) -> bytes:
+    """``image``, uint8 RGB [height, width, 3], as ``jpeg`` or, with nothing lost, ``png``."""
+    suffix, options = _FORMATS[form]
+    _, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return data.tobytes()
+
+
+def unpack(data: bytes) -> np.ndarray:
+    """The picture in ``data``, uint8 RGB [height, width, 3]; ValueError where it is damaged."""
+    image = unpack_bgr(data)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def unpack_bgr(data: bytes) -> np.ndarray:
+    """As ``unpack``, with blue first, as OpenCV has it."""
+    packed = np.frombuffer(data, np.uint8)
+    image = cv2.imdecode(packed, cv2.IMREAD_COLOR) if packed.size else None
+    if image is None:
+        raise ValueError("it is no picture, or damaged")
+    return np.asarray(image)

@@ -1,0 +1,71 @@
+"""Notices pictures and sound that no working sensor gives."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mla_edge.signals import Clip, Frame, Signal, Sound
+
+FROZEN, BLACK, SILENT, CLIPPING = "frozen", "black", "silent", "clipping"
+SUSPECT = {
+    FROZEN: "its pictures are the same, bit for bit",
+    BLACK: "its pictures are black",
+    SILENT: "its sound is nothing but zeros",
+    CLIPPING: "its sound is louder than it can say",
+}
+"""What may be wrong with a sensor that gives, and how that is told."""
+
+PATIENCE_S = 2.0
+"""So long it must last: a scene may be dark for a moment, and a word too loud."""
+
+STRIDE = 16  # pixels looked at, across and down
+DARK = 6  # of 255; a covered sensor is below it in nearly every pixel, noise included
+DARK_SHARE = 0.99
+LIMIT = 0.999  # of full scale
+LIMIT_SHARE = 0.02  # of the samples; a loud word has fewer
+
+
+class Vitals:
+    """Looks at the signals of one source; a look takes some microseconds.
+
+    A sensor's noise makes every picture another one, and no sound all zeros: so a picture that
+    repeats bit for bit is of a driver that gives the last one again, and zeros are of a
+    microphone that is muted or gone.
+    """
+
+    def __init__(self, *, masks: bool = False) -> None:
+        """Nothing seen yet; ``masks`` is whether a finding leaves the source out."""
+        self.masks = masks
+        self.finding = ""  # of SUSPECT, once it has lasted
+        self._kind = ""
+        self._since_s = 0.0
+        self._last = np.zeros(0, np.uint8)
+
+    def look(self, signal: Signal) -> None:
+        """Take ``signal`` into account, and settle ``finding``."""
+        kind = self._kind_of(signal)
+        if kind != self._kind:
+            self._kind, self._since_s = kind, signal.time_s
+        lasted_s = signal.time_s - self._since_s
+        self.finding = kind if kind and lasted_s >= PATIENCE_S else ""
+
+    def _kind_of(self, signal: Signal) -> str:
+        if isinstance(signal, Sound):
+            return _kind_of_sound(signal.samples)
+        if not isinstance(signal, (Frame, Clip)):
+            return ""
+        if isinstance(signal, Frame):
+            seen = signal.image[::STRIDE, ::STRIDE]
+        else:
+            seen = signal.frames[-1, ::4, ::4]  # it is small already
+        last, self._last = self._last, seen.copy()
+        if np.count_nonzero(seen < DARK) >= DARK_SHARE * seen.size:
+            return BLACK
+        return FROZEN if seen.shape == last.shape and np.array_equal(seen, last) else ""
+
+
+def _kind_of_sound(samples: np.ndarray) -> str:
+    if not samples.any():
+        return SILENT
+    loud = np.count_nonzero(np.abs(samples) >= LIMIT)
+    return CLIPPING if loud >= LIMIT_SHARE * samples.size else ""

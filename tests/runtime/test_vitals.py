@@ -1,0 +1,142 @@
+"""What no working sensor gives is noticed, told, and left out where that is asked for."""
+
+from itertools import count
+
+import cv2
+import numpy as np
+import pytest
+from colours import make_bundle
+
+import mla_edge
+from mla_edge.errors import CaptureEnded
+from mla_edge.runtime.camera import open_source
+from mla_edge.runtime.vitals import PATIENCE_S, Vitals
+from mla_edge.signals import Clip, Frame, Reading, Sound
+
+RNG = np.random.default_rng(0)
+
+
+def noisy(level=120):
+    return np.clip(RNG.normal(level, 3, (48, 64, 3)), 0, 255).astype(np.uint8)
+
+
+def talk():
+    return RNG.normal(0, 0.1, 800).astype(np.float32)
+
+
+def findings(signals):
+    vitals = Vitals()
+    found = []
+    for signal in signals:
+        vitals.look(signal)
+        found.append(vitals.finding)
+    return found
+
+
+def frames(pictures, period_s=0.1):
+    return [Frame(picture, 10 + i * period_s) for i, picture in enumerate(pictures)]
+
+
+def sounds(windows, period_s=0.1):
+    return [Sound(window, 800, 10 + i * period_s) for i, window in enumerate(windows)]
+
+
+def test_a_picture_that_repeats_is_frozen_after_a_while_and_well_at_once():
+    same = noisy()
+    found = findings(frames([noisy() for _ in range(30)] + [same] * 40 + [noisy()]))
+    assert set(found[:31]) == {""}
+    first = found.index("frozen")
+    assert first == 31 + round(PATIENCE_S / 0.1)
+    assert set(found[first:70]) == {"frozen"}
+    assert found[-1] == ""
+
+
+def test_a_still_scene_is_not_frozen_for_a_sensor_has_noise():
+    scene = noisy()
+    shaken = [scene ^ (RNG.random(scene.shape) < 0.05).astype(np.uint8) for _ in range(60)]
+    assert set(findings(frames(shaken))) == {""}
+
+
+@pytest.mark.parametrize("dark", [0, 1])
+def test_a_covered_camera_is_black_with_and_without_noise(dark):
+    pictures = [RNG.integers(0, 1 + 3 * dark, (48, 64, 3), np.uint8) for _ in range(30)]
+    assert findings(frames(pictures))[-1] == "black"
+
+
+def test_a_dim_room_is_not_black():
+    assert set(findings(frames([noisy(15) for _ in range(40)]))) == {""}
+
+
+def test_sound_of_zeros_is_silent_and_quiet_sound_is_not():
+    zeros = np.zeros(800, np.float32)
+    assert findings(sounds([zeros] * 30))[-1] == "silent"
+    assert set(findings(sounds([talk() * 1e-3 for _ in range(30)]))) == {""}
+
+
+def test_sound_at_its_limit_clips_and_a_loud_word_does_not():
+    loud = np.clip(talk() * 30, -1, 1)
+    assert findings(sounds([loud] * 30))[-1] == "clipping"
+    word = talk()
+    word[:8] = 1.0
+    assert set(findings(sounds([word] * 30))) == {""}
+
+
+def test_clips_are_looked_at_and_readings_are_not():
+    same = np.stack([noisy()[..., 0]] * 4)
+    clips = [Clip(same, 25, 10 + i / 10) for i in range(30)]
+    assert findings(clips)[-1] == "frozen"
+    assert set(findings([Reading(np.zeros((1, 3)), i / 10) for i in range(30)])) == {""}
+
+
+class Eyes:
+    """Frames of noise, 0.1 s apart, some of them stuck."""
+
+    drops = 0
+
+    def __init__(self, total, stuck):
+        self._numbers, self._total, self._stuck = count(), total, stuck
+        self._picture = noisy()
+
+    def read(self, timeout_s):
+        number = next(self._numbers)
+        if number == self._total:
+            raise CaptureEnded("no more frames")
+        if number not in self._stuck:
+            self._picture = noisy()
+        return Frame(self._picture, number * 0.1)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_frozen_camera_is_told_and_left_out_if_asked_for(tmp_path, masks):
+    faults = []
+    with mla_edge.load(make_bundle(tmp_path).folder, threads=1) as model:
+        run = mla_edge.run(
+            model,
+            Eyes(100, range(20, 70)),
+            None,
+            as_fast_as_possible=True,
+            mask_suspect=masks,
+            on_fault=faults.append,
+        )
+        predictions = list(run)
+    told = [(fault.what, fault.masked) for fault in faults]
+    assert told == [("frozen", masks), ("back", masks), ("ended", True)]
+    assert faults[0].time_s == pytest.approx(2.0 + PATIENCE_S)
+    assert faults[1].time_s == pytest.approx(7.0)
+    assert len(predictions) == (70 if masks else 100)
+
+
+def test_a_picture_as_a_camera_is_not_frozen(tmp_path):
+    path = tmp_path / "still.png"
+    cv2.imwrite(str(path), noisy())
+    faults = []
+    with mla_edge.load(make_bundle(tmp_path / "bundle").folder, threads=1) as model:
+        camera = open_source(str(path), as_fast_as_possible=True)
+        run = mla_edge.run(
+            model, camera, None, as_fast_as_possible=True, duration_s=5, on_fault=faults.append
+        )
+        assert len(list(run)) == 150
+    assert faults == []
