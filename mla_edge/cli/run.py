@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
 import typer
 
 from mla_edge.cli import options
+from mla_edge.cli.attended import Attended
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
@@ -69,13 +70,18 @@ def run_bundle(
             hint="give at least one, for example --camera sim://digits",
         )
     with Interrupts() as interrupts, ExitStack() as stack:
-        model = stack.enter_context(load(choose_bundle(bundle), engine, threads))
+        service = stack.enter_context(
+            Attended(
+                lambda: load(choose_bundle(bundle), engine, threads), reloads=record is None
+            )
+        )
+        model = service.model.model
         fast = settings["as_fast_as_possible"]
         sources = open_sources(stack, model.bundle, wanted, fast)
         recorder = stack.enter_context(record(model)) if record is not None else None
         output = JsonLines(model.bundle.inputs) if as_json else Words()
         try:
-            _run(model, sources, settings, output, interrupts, recorder)
+            _run(service, sources, settings, output, interrupts, recorder)
         except BrokenPipeError:
             end_output()
 
@@ -86,7 +92,7 @@ def end_output() -> None:
 
 
 def _run(
-    model: "FusedModel",
+    service: Attended,
     sources: Dict[str, Any],
     settings: Dict[str, Any],
     output: Union[JsonLines, Words],
@@ -101,10 +107,11 @@ def _run(
     start_s = time.monotonic()
     follower.follow(
         mla_edge.run(
-            model,
+            service.model,
             seen.get("camera"),
             seen.get("microphone"),
             on_fault=follower.on_fault,
+            stopped=service.attend,
             **settings,
         )
     )
@@ -115,7 +122,8 @@ def _run(
             f"no decision was made, for no source gave anything ({why or 'the run was short'})",
             hint="look at the devices: mla-edge doctor",
         )
-    specs = find_inputs(model.bundle.inputs)
+    service.stopping()
+    specs = find_inputs(service.model.bundle.inputs)
     drops = {specs[name].name: source.drops for name, source in sources.items()}
     shown = follower.summary.to_dict(seconds=seconds, drops=drops)
     if recorder is not None:
