@@ -33,6 +33,12 @@ class Attended:
             before = signal.signal(signal.SIGHUP, self._hang_up)
             self._stack.callback(signal.signal, signal.SIGHUP, before)
 
+    @property
+    def deadline_ms(self) -> Optional[float]:
+        """The deadline that the model was loaded with."""
+        deadline = self.model.model.deadline
+        return None if deadline is None else deadline.ms
+
     def attend(self) -> bool:
         """At every turn of the loop; never True: the run goes on."""
         if not self._is_ready:

@@ -32,6 +32,7 @@ def run(
     rate: options.Rate = None,
     max_age_ms: options.MaxAge = 500.0,
     mask_suspect: options.MaskSuspect = False,
+    deadline_ms: options.Deadline = None,
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
@@ -50,20 +51,23 @@ def run(
         "as_fast_as_possible": as_fast_as_possible,
     }
     wanted = {"camera": camera, "microphone": mic}
-    run_bundle(wanted, settings, bundle, engine=engine, threads=threads, as_json=as_json)
+    opening = {"engine": engine, "threads": threads, "deadline_ms": deadline_ms}
+    run_bundle(wanted, settings, bundle, opening, as_json=as_json)
 
 
 def run_bundle(
     wanted: Dict[str, str],
     settings: Dict[str, Any],
     bundle: Optional[Path],
+    opening: Dict[str, Any],
     *,
-    engine: str,
-    threads: Optional[int],
     as_json: bool,
     record: "Optional[Callable[[FusedModel], Recorder]]" = None,
 ) -> None:
-    """Run with the sources that are ``wanted``; ``record`` opens what notes it all."""
+    """Run with the sources that are ``wanted``; ``record`` opens what notes it all.
+
+    ``opening`` is what ``mla_edge.load`` takes besides the folder.
+    """
     if set(wanted.values()) == {NO_SOURCE}:
         raise ConfigError(
             "--camera none and --mic none leave nothing to run on",
@@ -71,9 +75,7 @@ def run_bundle(
         )
     with Interrupts() as interrupts, ExitStack() as stack:
         service = stack.enter_context(
-            Attended(
-                lambda: load(choose_bundle(bundle), engine, threads), reloads=record is None
-            )
+            Attended(lambda: load(choose_bundle(bundle), opening), reloads=record is None)
         )
         model = service.model.model
         fast = settings["as_fast_as_possible"]
@@ -102,7 +104,7 @@ def _run(
     import mla_edge
     from mla_edge.signals import find_inputs
 
-    follower = Follower(output, interrupts, recorder)
+    follower = Follower(output, interrupts, recorder, service.deadline_ms)
     seen = sources if recorder is None else {n: recorder.watch(s) for n, s in sources.items()}
     start_s = time.monotonic()
     follower.follow(
@@ -144,11 +146,11 @@ def choose_bundle(bundle: Optional[Path]) -> Path:
     return chosen.folder
 
 
-def load(folder: Path, engine: str, threads: Optional[int]) -> "FusedModel":
+def load(folder: Path, opening: Dict[str, Any]) -> "FusedModel":
     """The model of the bundle in ``folder``; what is to be known of it is told."""
     import mla_edge
 
-    model = mla_edge.load(folder, engine=engine, threads=threads)
+    model = mla_edge.load(folder, **opening)
     if model.note:
         typer.echo(model.note, err=True)
     return model
