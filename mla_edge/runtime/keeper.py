@@ -18,8 +18,8 @@ class Keeper(Generic[Device]):
     """Runs ``pump(device, closing)`` on a thread, over and over until closed.
 
     ``pump`` returns when ``closing`` is set, raises CaptureError when the device is lost (it is
-    opened again after 0.5 s, then 1 s, 2 s, at most 5 s), and CaptureEnded when there is no
-    more.
+    opened again after ``first_delay_s``, then twice as long, at most ``longest_delay_s``), and
+    CaptureEnded when there is no more.
     """
 
     def __init__(
@@ -28,6 +28,9 @@ class Keeper(Generic[Device]):
         open_device: Callable[[], Device],
         pump: Callable[[Device, threading.Event], None],
         close_device: Callable[[Device], None],
+        *,
+        first_delay_s: float = FIRST_DELAY_S,
+        longest_delay_s: float = LONGEST_DELAY_S,
     ) -> None:
         """Nothing is opened before ``start``."""
         self.news = threading.Condition()  # notified when something came, or nothing ever will
@@ -36,6 +39,8 @@ class Keeper(Generic[Device]):
         self._open_device = open_device
         self._pump = pump
         self._close_device = close_device
+        self._first_delay_s = first_delay_s
+        self._longest_delay_s = longest_delay_s
         self._fault: CaptureError | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -100,11 +105,11 @@ class Keeper(Generic[Device]):
 
     def _reopen(self) -> Device | None:
         """The device, opened again; None when ``close`` was called first."""
-        delay_s = FIRST_DELAY_S
+        delay_s = self._first_delay_s
         while not self._closing.wait(delay_s):
             try:
                 return self._open_device()
             except CaptureError as error:
                 self._fault = error
-            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+            delay_s = min(2 * delay_s, self._longest_delay_s)
         return None
