@@ -258,12 +258,12 @@ def test_a_killed_server_is_told_and_its_return_is_noticed():
             camera.read(2)
             server.close()
             told = ""
-            while "stopped giving frames" not in told:
+            while "trying to reopen" not in told:  # by then one try may have failed already
                 with pytest.raises(CaptureError) as caught:
                     for _ in range(100):
                         camera.read(0.1)
                 told = str(caught.value)
-            assert told.startswith(f"camera {server.url} stopped giving frames; trying to")
+            assert "stopped giving frames" in told or "no video from" in told
             lost_s = time.monotonic()
             time.sleep(0.8)  # a first try to reopen it fails
             server = NetworkCamera(port=server.port)
