@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 import typer
 
@@ -13,6 +13,7 @@ from mla_edge.cli import options
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
+from mla_edge.cli.web import serving
 from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def run(
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
+    web: options.Web = None,
     as_json: options.JsonLines = False,
 ) -> None:
     """Run a bundle on a camera and a microphone.
@@ -49,7 +51,9 @@ def run(
         "as_fast_as_possible": as_fast_as_possible,
     }
     wanted = {"camera": camera, "microphone": mic}
-    run_bundle(wanted, settings, bundle, engine=engine, threads=threads, as_json=as_json)
+    run_bundle(
+        wanted, settings, bundle, engine=engine, threads=threads, web=web, as_json=as_json
+    )
 
 
 def run_bundle(
@@ -59,6 +63,7 @@ def run_bundle(
     *,
     engine: str,
     threads: Optional[int],
+    web: Optional[int],
     as_json: bool,
     record: "Optional[Callable[[FusedModel], Recorder]]" = None,
 ) -> None:
@@ -73,9 +78,10 @@ def run_bundle(
         fast = settings["as_fast_as_possible"]
         sources = open_sources(stack, model.bundle, wanted, fast)
         recorder = stack.enter_context(record(model)) if record is not None else None
+        view = stack.enter_context(serving(model, web, settings["rate_hz"]))
         output = JsonLines(model.bundle.inputs) if as_json else Words()
         try:
-            _run(model, sources, settings, output, interrupts, recorder)
+            _run(model, sources, settings, Follower(output, interrupts, recorder, view))
         except BrokenPipeError:
             end_output()
 
@@ -86,18 +92,16 @@ def end_output() -> None:
 
 
 def _run(
-    model: "FusedModel",
-    sources: Dict[str, Any],
-    settings: Dict[str, Any],
-    output: Union[JsonLines, Words],
-    interrupts: Interrupts,
-    recorder: "Optional[Recorder]",
+    model: "FusedModel", sources: Dict[str, Any], settings: Dict[str, Any], follower: Follower
 ) -> None:
     import mla_edge
     from mla_edge.signals import find_inputs
 
-    follower = Follower(output, interrupts, recorder)
-    seen = sources if recorder is None else {n: recorder.watch(s) for n, s in sources.items()}
+    recorder, view, seen = follower.recorder, follower.view, dict(sources)
+    if recorder is not None:
+        seen = {name: recorder.watch(source) for name, source in seen.items()}
+    if view is not None:
+        seen = {name: view.watch(name, source) for name, source in seen.items()}
     start_s = time.monotonic()
     follower.follow(
         mla_edge.run(
