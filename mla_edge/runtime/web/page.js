@@ -156,6 +156,10 @@ function drawOverPicture() {
   const attention = last.picture.attention;
   if (!overlaid || !attention) return;
   const [count, columns] = attention.shape;
+  if (count === 1) { // of a clip: which of its moments
+    drawOverTime(context, attention, width, height);
+    return;
+  }
   const small = new OffscreenCanvas(columns, count), cells = small.getContext("2d");
   const data = cells.createImageData(columns, count);
   attention.values.forEach((value, i) => data.data.set([255, 176, 32, 165 * value], 4 * i));
@@ -177,6 +181,8 @@ const SHADES = Array.from({ length: 256 }, (_, i) => {
   return HEAT[low].map((from, c) => from + (HEAT[low + 1][c] - from) * (at - low));
 });
 
+let loudest = 0;
+
 function showSound(sound) {
   document.querySelector(".sound").hidden = !sound;
   if (sound) drawSound();
@@ -188,8 +194,13 @@ function drawSound() {
   const { context, width, height } = Traces.sheet($("sound"));
   const small = new OffscreenCanvas(columns, bands), cells = small.getContext("2d");
   const data = cells.createImageData(columns, bands), raw = atob(sound.bands);
+  // The loudest of the last seconds is white, but a quiet room stays dark.
+  let most = 0;
+  for (let i = 0; i < raw.length; i++) most = Math.max(most, raw.charCodeAt(i));
+  loudest = Math.max(most, loudest * 0.985, 120);
   for (let i = 0; i < raw.length; i++) {
-    const [r, g, b] = SHADES[raw.charCodeAt(i)];
+    const level = Math.min((raw.charCodeAt(i) - 0.25 * loudest) / (0.75 * loudest), 1);
+    const [r, g, b] = SHADES[Math.round(255 * Math.max(level, 0))];
     data.data.set([r, g, b, 255], 4 * i);
   }
   cells.putImageData(data, 0, 0);
@@ -197,8 +208,13 @@ function drawSound() {
   context.drawImage(small, 0, 0, width, height);
   put("sound-note", `last ${sound.window_s} s · ${sound.from_hz}–${sound.to_hz} Hz · peak ${sound.peak_db} dB`);
   if (!overlaid || !sound.attention) return;
-  const [count, times] = sound.attention.shape, sums = new Array(times).fill(0);
-  sound.attention.values.forEach((value, i) => { sums[i % times] += value; });
+  drawOverTime(context, sound.attention, width, height);
+}
+
+// How much comes from when, as steps along the lower edge.
+function drawOverTime(context, attention, width, height) {
+  const times = attention.shape[1], sums = new Array(times).fill(0);
+  attention.values.forEach((value, i) => { sums[i % times] += value; });
   const most = Math.max(...sums, 1e-9), room = height * 0.3;
   context.beginPath();
   sums.forEach((sum, i) => {
