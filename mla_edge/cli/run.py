@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
 
 import typer
 
@@ -79,11 +79,21 @@ def run_bundle(
         sources = open_sources(stack, model.bundle, wanted, fast)
         recorder = stack.enter_context(record(model)) if record is not None else None
         view = stack.enter_context(serving(model, web, settings["rate_hz"]))
-        output = JsonLines(model.bundle.inputs) if as_json else Words()
+        output = _open_output(stack, model.bundle, as_json)
         try:
             _run(model, sources, settings, Follower(output, interrupts, recorder, view))
         except BrokenPipeError:
             end_output()
+
+
+def _open_output(stack: ExitStack, bundle: "Bundle", as_json: bool) -> Union[JsonLines, Words]:
+    if as_json:
+        return JsonLines(bundle.inputs)
+    if not sys.stdout.isatty():
+        return Words()
+    from mla_edge.cli.live import open_panel  # loads rich
+
+    return stack.enter_context(open_panel(bundle.inputs))
 
 
 def end_output() -> None:

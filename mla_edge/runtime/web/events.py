@@ -221,13 +221,13 @@ def _sound(
 
 
 def _attention(prediction: Prediction, spec: InputSpec) -> dict[str, Any] | None:
-    """The weights of the tokens of an input, relative to the largest, by row."""
+    """The weights of the tokens of an input, by row; 1 where all would be equal."""
     shown: Mapping[str, np.ndarray] = prediction.shown or {}
     weights = shown.get(attention_of(spec.name))
     if weights is None or spec.name not in prediction.capture_time_s:
         return None
     rows, columns = weights.shape[-2:]
-    scaled = weights.ravel() / max(float(weights.max()), 1e-9)
+    scaled = weights.ravel() * weights.size / max(float(weights.sum()), 1e-9)
     return {"shape": [rows, columns], "values": [round(float(value), 3) for value in scaled]}
 
 

@@ -162,7 +162,10 @@ function drawOverPicture() {
   }
   const small = new OffscreenCanvas(columns, count), cells = small.getContext("2d");
   const data = cells.createImageData(columns, count);
-  attention.values.forEach((value, i) => data.data.set([255, 176, 32, 165 * value], 4 * i));
+  // What counts as much as all others on average is clear, what counts four times that full.
+  attention.values.forEach((value, i) => {
+    data.data.set([255, 176, 32, 165 * Math.min(Math.max((value - 1) / 3, 0), 1)], 4 * i);
+  });
   cells.putImageData(data, 0, 0);
   context.imageSmoothingEnabled = true;
   context.imageSmoothingQuality = "high";
@@ -215,7 +218,8 @@ function drawSound() {
 function drawOverTime(context, attention, width, height) {
   const times = attention.shape[1], sums = new Array(times).fill(0);
   attention.values.forEach((value, i) => { sums[i % times] += value; });
-  const most = Math.max(...sums, 1e-9), room = height * 0.3;
+  const mean = sums.reduce((a, b) => a + b, 0) / times || 1;
+  const most = Math.max(...sums, 3 * mean), room = height * 0.4;
   context.beginPath();
   sums.forEach((sum, i) => {
     const level = height - 2 - (room - 4) * (sum / most);
