@@ -78,11 +78,12 @@ class Events:
         view = self._view
         moment, packed = self._newest()
         rows = view.rows(place.row)
+        end = rows[-1].number + 1 if rows else place.row
         faults = [told for told in view.faults if told.number >= place.fault]
         health = view.health()
         start_s = view.start_s or 0.0
         small = {
-            "decisions": view.decisions,
+            "decisions": end,
             "rate_hz": round(view.rate_hz(), 2),
             "health": {"ok": health.ok, "reason": health.reason, "age_s": health.age_s},
             "states": {
@@ -97,7 +98,7 @@ class Events:
         if packed and moment is not place.moment:
             text = f"{text[:-1]}, {packed[1:]}"
         return text, Place(
-            rows[-1].number + 1 if rows else place.row,
+            end,
             faults[-1].number + 1 if faults else place.fault,
             moment,
         )

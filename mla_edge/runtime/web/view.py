@@ -191,13 +191,15 @@ class View:
         for sensor, spec in self._specs.items():
             state, why = (WAITING if sensor in self._sources else OFF), ""
             told = [t.fault for t in self.faults if t.fault.modality == spec.name]
+            is_used = spec.name in used
             if told and told[-1].what != BACK:
                 state, why = told[-1].what, told[-1].why
-            elif spec.name in used:
+                is_used = is_used and not told[-1].masked  # the last decision was before it
+            elif is_used:
                 state = OK
             elif told or sensor in self._signals:
                 state = FILLING
-            found[spec.name] = (state, why, spec.name in used)
+            found[spec.name] = (state, why, is_used)
         return found
 
     def drops(self) -> Mapping[str, int]:
