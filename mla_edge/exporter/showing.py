@@ -5,6 +5,7 @@ Nothing is computed for it. The softmax is there already, in float32, and gets a
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Mapping
 
@@ -39,6 +40,7 @@ def show(data: bytes, shown: Shown) -> bytes:
     graph = model.graph
     for name, (path, shape) in shown.items():
         tensor = _softmax_of(model, name, path)
+        _check_size(graph, name, tensor, shape)
         sizes = f"{name}/shape"
         graph.initializer.append(
             onnx.helper.make_tensor(sizes, onnx.TensorProto.INT64, [len(shape)], shape)
@@ -55,6 +57,16 @@ def show(data: bytes, shown: Shown) -> bytes:
             hint="correct the network's `shows`, or take it away",
         ) from error
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _check_size(graph: Any, name: str, tensor: str, shape: tuple[int, ...]) -> None:
+    for value in graph.value_info:
+        found = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if value.name == tensor and math.prod(found) != math.prod(shape):
+            raise ExportError(
+                f"show: {name!r} is to be {list(shape)}, but the softmax is {found}",
+                hint="correct the network's `shows`, or take it away",
+            )
 
 
 def _softmax_of(model: Any, name: str, path: str) -> str:
