@@ -1,7 +1,8 @@
 """What `run --web` costs: the processor time of a run without it, with it, and looked at.
 
-The three take turns in one run, so that all see the same machine. The picture is made before:
-the simulator's own work is not of interest here.
+The three take turns in one run, so that all see the same machine. Pictures are made before: the
+simulator's own work is not of interest here. Then its parts, in processor time of their thread,
+which a busy machine does not change much.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import mla_edge
+from mla_edge.runtime.web.events import Events, Place
 from mla_edge.runtime.web.server import WebServer
 from mla_edge.runtime.web.view import View
-from mla_edge.signals import Frame, Sound, find_inputs
+from mla_edge.signals import Frame, Sample, Sound, find_inputs
 from mla_edge.simulator.digits import DigitsOptions, DigitsWorld
 from mla_edge.testing import FakeCamera, FakeMicrophone
 
@@ -50,6 +52,7 @@ def main() -> None:
                 microphone = FakeMicrophone(sounds * count, period_s=PERIOD_S)
                 share = measure(model, way, camera, microphone, options.seconds, latencies[way])
                 shares[way].append(share)
+        parts(model, frames, sounds)
     print("| | of one core | more than without | latency p50 | p99 |")
     print("|---|---|---|---|---|")
     for way in WAYS:
@@ -59,6 +62,30 @@ def main() -> None:
             f"| {way} | {statistics.median(shares[way]):.1%} | {statistics.median(more):+.1%} "
             f"| {found[49]:.2f} ms | {found[98]:.2f} ms |"
         )
+
+
+def parts(model, frames, sounds) -> None:
+    """Print what a decision and a message to a browser take."""
+    view = View(model)
+    eyes = view.watch("camera", FakeCamera(frames * 40))
+    ears = view.watch("microphone", FakeMicrophone(sounds * 1200))
+    noting, telling = [], []
+    events, place = Events(view), Place()
+    for _ in range(200):
+        signals = {"image": eyes.read(0.0), "audio": ears.read(0.0)}
+        prediction = model.infer(Sample(signals))
+        began_s = time.thread_time()
+        view.add(prediction)
+        noting.append(time.thread_time() - began_s)
+        time.sleep(0.1)  # a message has news only so often
+        began_s = time.thread_time()
+        _, place = events.tick(place)
+        telling.append(time.thread_time() - began_s)
+    note_us, tell_ms = statistics.median(noting) * 1e6, statistics.median(telling) * 1e3
+    print(f"noting a decision {note_us:.1f} µs, a message to a browser {tell_ms:.2f} ms:")
+    print(
+        f"{note_us * 30 / 1e6:.3%} of a core at 30 a second, {tell_ms * 10 / 1e3:.1%} at 10\n"
+    )
 
 
 def measure(model, way, camera, microphone, seconds, latencies) -> float:  # noqa: PLR0913

@@ -175,13 +175,16 @@ class View:
 
     def rate_hz(self) -> float:
         """Decisions a second, over the last three."""
-        rows = self.rows(self.decisions - ROWS)
-        if len(rows) < 2:
+        newest = oldest = self._rows[(self.decisions - 1) % ROWS]
+        if newest is None or oldest is None:
             return 0.0
-        last_s = rows[-1].time_s
-        recent = [row.time_s for row in rows if row.time_s >= last_s - RATE_S]
-        span_s = last_s - recent[0]
-        return (len(recent) - 1) / span_s if span_s > 0 else 0.0
+        for number in range(newest.number - 1, max(newest.number - ROWS, -1), -1):
+            row = self._rows[number % ROWS]
+            if row is None or row.number != number or row.time_s < newest.time_s - RATE_S:
+                break
+            oldest = row
+        span_s = newest.time_s - oldest.time_s
+        return (newest.number - oldest.number) / span_s if span_s > 0 else 0.0
 
     def states(self) -> dict[str, tuple[str, str, bool]]:
         """Of each input that is sensed: its state, why, and whether it is used."""
