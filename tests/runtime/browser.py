@@ -6,8 +6,9 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -19,11 +20,18 @@ class Browser:
 
     def __init__(self, port):
         self._port = port
+        self._path = ""
         options = {"binary": CHROMIUM, "args": ARGUMENTS}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        self._path = ""
-        session = self._call("/session", {"capabilities": {"alwaysMatch": wanted}})
+        session = self._start({"capabilities": {"alwaysMatch": wanted}})
         self._path = f"/session/{session['sessionId']}"
+
+    def _start(self, wanted):
+        """On a busy machine Chromium may take longer than its driver waits: try again."""
+        for _ in range(2):
+            with suppress(urllib.error.HTTPError):
+                return self._call("/session", wanted)
+        return self._call("/session", wanted)
 
     def open(self, url):
         self._call("/url", {"url": url})
@@ -76,7 +84,7 @@ class Browser:
             method=method,
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=180) as answer:
             return json.load(answer)["value"]
 
 
