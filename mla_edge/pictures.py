@@ -15,14 +15,25 @@ except ImportError as error:
     ) from error
 
 JPEG_QUALITY = 90
-_FORMATS = {"jpeg": (".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)), "png": (".png", ())}
+_SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
 
 
-def pack(image: np.ndarray, form: str) -> bytes:
+def pack(image: np.ndarray, form: str, *, quality: int = JPEG_QUALITY) -> bytes:
     """``image``, uint8 RGB [height, width, 3], as ``jpeg`` or, with nothing lost, ``png``."""
-    suffix, options = _FORMATS[form]
+    suffix = _SUFFIXES[form]
+    options = (cv2.IMWRITE_JPEG_QUALITY, quality) if form == "jpeg" else ()
     _, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     return data.tobytes()
+
+
+def fit(image: np.ndarray, most: int) -> np.ndarray:
+    """``image`` [height, width, 3], smaller if a side of it is longer than ``most``."""
+    height, width = image.shape[:2]
+    scale = most / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 def unpack(data: bytes) -> np.ndarray:

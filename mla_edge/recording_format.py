@@ -76,16 +76,17 @@ class Session:
         return cls(**{field.name: found[field.name] for field in fields(cls)})
 
 
+_DECISION = [f.name for f in fields(Prediction) if f.name not in ("probabilities", "shown")]
+
+
 def decision_to_json(prediction: Prediction) -> dict[str, Any]:
     """A decision for ``/decisions``; its numbers are as exact as they were."""
-    names = (field.name for field in fields(prediction) if field.name != "probabilities")
-    return {name: getattr(prediction, name) for name in names}
+    return {name: getattr(prediction, name) for name in _DECISION}
 
 
 def decision_from_json(found: Mapping[str, Any]) -> Prediction:
     """The inverse; KeyError or TypeError where it is none."""
-    names = (field.name for field in fields(Prediction) if field.name != "probabilities")
-    return Prediction(**{name: found[name] for name in names})
+    return Prediction(**{name: found[name] for name in _DECISION})
 
 
 def _json_schema(title: str, **properties: str) -> bytes:

@@ -15,6 +15,18 @@ Tensors = Dict[str, np.ndarray]
 PRESENT = "present"
 """Name of the mask input: float32 [1, modalities], 1 where there, in input order."""
 
+GATE = "gate"
+"""Name of an output of a graph, where it has one: the weight of each modality, in input order,
+float32 [1, modalities]; 0 where it is masked."""
+
+
+def attention_of(name: str) -> str:
+    """Name of an output of a graph, where it has one: how much of what it made of the input
+    ``name`` comes from where, float32 [1, rows, columns]; over time, a row or more of columns.
+    """
+    return f"attention.{name}"
+
+
 NOTHING = "none"
 """Truth of a scene in which no class is shown and nothing is said."""
 
@@ -164,6 +176,8 @@ class Prediction:
     truth: str | None = None
     certificate: str | None = None  # its id, where one covers how this was decided
     probabilities: np.ndarray | None = field(default=None, repr=False, compare=False)
+    # What else the graph gives, GATE and attention, by name; None where nobody asked for it.
+    shown: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
     @property
     def ages_ms(self) -> dict[str, float]:

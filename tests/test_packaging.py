@@ -41,6 +41,8 @@ def test_what_is_not_code_travels_too(contents):
     assert "mla_edge/py.typed" in contents
     assert "mla_edge/simulator/speech_bank.npz" in contents
     assert "mla_edge/exporter/tensorrt_operators.json" in contents
+    for page in ("page.html", "page.css", "page.js", "traces.js"):
+        assert f"mla_edge/runtime/web/{page}" in contents
     weights = [name for name in contents if name.endswith(".safetensors")]
     assert weights
     assert all(name.startswith("mla_edge/networks/weights/") for name in weights)
@@ -62,7 +64,7 @@ def test_the_metadata_names_the_licence_and_the_extras(wheel):
         metadata = archive.read(name).decode()
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Python: >=3.8" in metadata
-    for extra in ("run", "export", "record", "tensorrt-check", "jetson"):
+    for extra in ("run", "export", "record", "web", "tensorrt-check", "jetson"):
         assert f"Provides-Extra: {extra}" in metadata
 
 

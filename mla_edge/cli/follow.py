@@ -13,6 +13,7 @@ from mla_edge.errors import CaptureError, InferenceError, MlaEdgeError, Recordin
 if TYPE_CHECKING:
     from mla_edge.runtime.recorder import Recorder
     from mla_edge.runtime.sense import Fault
+    from mla_edge.runtime.web.view import View
     from mla_edge.signals import Prediction
 
 
@@ -25,6 +26,7 @@ class Follower:
         interrupts: Interrupts,
         recorder: "Optional[Recorder]" = None,
         deadline_ms: Optional[float] = None,
+        view: "Optional[View]" = None,
     ) -> None:
         """No interrupt comes between showing something and counting it."""
         from mla_edge.runtime.summary import Summary
@@ -35,7 +37,8 @@ class Follower:
         self.interrupted = False
         self._output = output
         self._interrupts = interrupts
-        self._recorder = recorder
+        self.recorder = recorder
+        self.view = view
         self._told_stop = False
 
     def on_fault(self, fault: "Fault") -> None:
@@ -44,8 +47,10 @@ class Follower:
 
         with self._interrupts.held():
             self.summary.add_fault(fault)
-            if self._recorder is not None:
-                self._recorder.add_fault(fault)
+            if self.recorder is not None:
+                self.recorder.add_fault(fault)
+            if self.view is not None:
+                self.view.add_fault(fault)
             self._output.show_fault(fault)
         if fault.what != ENDED or fault.modality not in self.reasons:  # an end explains least
             self.reasons[fault.modality] = fault.why
@@ -74,14 +79,16 @@ class Follower:
 
     def _show(self, prediction: "Prediction") -> None:
         self.summary.add(prediction)
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is not None:
             recorder.add(prediction)
+        if self.view is not None:
+            self.view.add(prediction)
         self._output.show(prediction)
         self._tell_stop("; deciding goes on")
 
     def _tell_stop(self, more: str = "") -> None:
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is not None and recorder.stopped and not self._told_stop:
             self._told_stop = True
             self._output.say(f"recording stopped: {recorder.stopped}{more}")

@@ -58,6 +58,15 @@ Engine = Annotated[
         "ort-tensorrt or ort-cuda."
     ),
 ]
+Web = Annotated[
+    Optional[int],
+    typer.Option(
+        min=0,
+        max=65535,
+        metavar="[PORT]",
+        help="Show it in a browser on this machine, at http://127.0.0.1:8765 or PORT.",
+    ),
+]
 AsFastAsPossible = Annotated[
     bool,
     typer.Option(

@@ -48,6 +48,7 @@ def record(
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
+    web: options.Web = None,
     as_json: options.JsonLines = False,
 ) -> None:
     """Run a bundle as `run` does, and record what it sees, hears and decides (MCAP).
@@ -91,6 +92,7 @@ def record(
         settings,
         bundle,
         {"engine": engine, "threads": threads},
+        web=web,
         as_json=as_json,
         record=open_recorder,
     )

@@ -14,6 +14,7 @@ from mla_edge.cli.attended import Attended
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
+from mla_edge.cli.web import serving
 from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def run(
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
+    web: options.Web = None,
     as_json: options.JsonLines = False,
 ) -> None:
     """Run a bundle on a camera and a microphone.
@@ -52,7 +54,7 @@ def run(
     }
     wanted = {"camera": camera, "microphone": mic}
     opening = {"engine": engine, "threads": threads, "deadline_ms": deadline_ms}
-    run_bundle(wanted, settings, bundle, opening, as_json=as_json)
+    run_bundle(wanted, settings, bundle, opening, web=web, as_json=as_json)
 
 
 def run_bundle(
@@ -61,6 +63,7 @@ def run_bundle(
     bundle: Optional[Path],
     opening: Dict[str, Any],
     *,
+    web: Optional[int],
     as_json: bool,
     record: "Optional[Callable[[FusedModel], Recorder]]" = None,
 ) -> None:
@@ -81,11 +84,23 @@ def run_bundle(
         fast = settings["as_fast_as_possible"]
         sources = open_sources(stack, model.bundle, wanted, fast)
         recorder = stack.enter_context(record(model)) if record is not None else None
-        output = JsonLines(model.bundle.inputs) if as_json else Words()
+        view = stack.enter_context(serving(model, web, settings["rate_hz"]))
+        output = _open_output(stack, model.bundle, as_json)
         try:
-            _run(service, sources, settings, output, interrupts, recorder)
+            follower = Follower(output, interrupts, recorder, service.deadline_ms, view)
+            _run(service, sources, settings, follower)
         except BrokenPipeError:
             end_output()
+
+
+def _open_output(stack: ExitStack, bundle: "Bundle", as_json: bool) -> Union[JsonLines, Words]:
+    if as_json:
+        return JsonLines(bundle.inputs)
+    if not sys.stdout.isatty():
+        return Words()
+    from mla_edge.cli.live import open_panel  # loads rich
+
+    return stack.enter_context(open_panel(bundle.inputs))
 
 
 def end_output() -> None:
@@ -94,18 +109,16 @@ def end_output() -> None:
 
 
 def _run(
-    service: Attended,
-    sources: Dict[str, Any],
-    settings: Dict[str, Any],
-    output: Union[JsonLines, Words],
-    interrupts: Interrupts,
-    recorder: "Optional[Recorder]",
+    service: Attended, sources: Dict[str, Any], settings: Dict[str, Any], follower: Follower
 ) -> None:
     import mla_edge
     from mla_edge.signals import find_inputs
 
-    follower = Follower(output, interrupts, recorder, service.deadline_ms)
-    seen = sources if recorder is None else {n: recorder.watch(s) for n, s in sources.items()}
+    recorder, view, seen = follower.recorder, follower.view, dict(sources)
+    if recorder is not None:
+        seen = {name: recorder.watch(source) for name, source in seen.items()}
+    if view is not None:
+        seen = {name: view.watch(name, source) for name, source in seen.items()}
     start_s = time.monotonic()
     follower.follow(
         mla_edge.run(

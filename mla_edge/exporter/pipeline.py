@@ -43,6 +43,7 @@ from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
 from mla_edge.exporter.runs import machine
 from mla_edge.exporter.shipped_ranges import ranges_to_use
+from mla_edge.exporter.showing import show, shown_by
 from mla_edge.exporter.steps import (
     OnStep,
     StepCache,
@@ -168,7 +169,7 @@ def export(
             golden = pick_golden(job, held, request.golden)
             facts["provenance"]["golden"] = match_golden(job, results, golden)
             write_golden(folder / GOLDEN, golden)
-            write_graphs(folder, results)
+            write_graphs(folder, plan.network, results)
             if request.profile.endswith(".toml"):
                 shutil.copyfile(request.profile, folder / own_file(plan.profile.name))
             reporting.write(folder, facts)
@@ -353,13 +354,14 @@ def describe(
     }
 
 
-def write_graphs(folder: Path, results: list[TierResult]) -> None:
+def write_graphs(folder: Path, network: Network, results: list[TierResult]) -> None:
     """Copy every tier's two graphs into the bundle, what a DLA takes, a table of latency."""
     (folder / "graphs").mkdir()
+    shown = {part.tier.name: shown_by(part.module) for part in network.tiers}
     for result in results:
         for source, suffix in ((result.tensorrt_graph, ""), (result.cpu_graph, ".cpu")):
             copy = folder / "graphs" / f"{result.name}{suffix}.onnx"
-            copy.write_bytes(source.read_bytes())
+            copy.write_bytes(show(source.read_bytes(), shown[result.name]))
         if result.dla is not None:
             result.dla.copy_into(folder)
         if result.goal is not None:

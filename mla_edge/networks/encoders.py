@@ -198,8 +198,14 @@ class HybridEncoder(nn.Module):
     @property
     def tokens(self) -> int:
         """How many tokens come out."""
+        rows, columns = self.shape
+        return rows * columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the tokens that come out."""
         (rows, columns), (down, across) = self.config.grid, self.config.pool
-        return rows // down * (columns // across)
+        return rows // down, columns // across
 
     def forward(self, raw: Tensor) -> Tensor:
         """Raw tensor of the modality → [B, N / pooled, C]."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mla_edge.networks.encoders import HybridEncoder
+from mla_edge.networks.encoders import ClipFront, HybridEncoder
 from mla_edge.networks.fusion import BridgeConfig, CrossModalBridge, DynamicGate
 from mla_edge.networks.tokens import TokenPooling
+from mla_edge.signals import GATE, attention_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,24 @@ class MultimodalNetwork(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.gate = DynamicGate(width)
         self.head = nn.Linear(width, classes)
+
+    @property
+    def shows(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """What an exported graph can show of itself: of each name, whose softmax, what shape.
+
+        The gate's weights, and of each modality the weights by which its tokens are summed up:
+        over the picture, or over frequency and time. The frames of a clip that are one picture
+        have no place in it: it shows a part of what the camera sees.
+        """
+        shown: dict[str, tuple[str, tuple[int, ...]]] = {}
+        if len(self.names) > 1:
+            shown[GATE] = ("gate", (1, len(self.names)))
+        for number, name in enumerate(self.names):
+            encoder: HybridEncoder = self.encoders[name]  # type: ignore[assignment]
+            rows, columns = encoder.shape
+            if not isinstance(encoder.front, ClipFront) or rows == 1:
+                shown[attention_of(name)] = (f"pools.{number}.weights", (1, rows, columns))
+        return shown
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Raw tensor of each modality, ``present`` [B, M] if M > 1 → logits [B, classes]."""

@@ -27,7 +27,7 @@ from mla_edge.runtime.routing import (
     Verdict,
     softmax,
 )
-from mla_edge.signals import PRESENT, Prediction, Sample, Tensors, Tier
+from mla_edge.signals import GATE, PRESENT, Prediction, Sample, Tensors, Tier, attention_of
 
 Clock = Callable[[], float]
 Preprocess = Callable[[Sample], Tensors]
@@ -77,6 +77,7 @@ class FusedModel:
         self.runs_on = runs_on
         self.engines_key = engines_key
         self.note = note
+        self.shows = False  # whether predictions say what else the graph gives, such as GATE
         self._certified = dict(certified or {})
         self.deadline = deadline
         self._tiers = bundle.tiers
@@ -116,6 +117,7 @@ class FusedModel:
             truth=sample.truth,
             certificate=self._certified.get(mode) if reason != DEADLINE else None,
             probabilities=probabilities,
+            shown=_shown(answers[last]) if self.shows else None,
         )
 
     def close(self) -> None:
@@ -183,6 +185,12 @@ class FusedModel:
                 hint="prove the bundle: mla-edge verify",
             )
         return logits
+
+
+def _shown(outputs: Tensors) -> Tensors:
+    """Copies: a graph's outputs are valid until it runs again."""
+    wanted = (name for name in outputs if name == GATE or name.startswith(attention_of("")))
+    return {name: outputs[name].copy() for name in wanted}
 
 
 def load(

@@ -17,10 +17,10 @@ from mla_edge.errors import RecordingStopped
 from mla_edge.pictures import pack
 from mla_edge.recording_format import BUT_USED, Session, decision_to_json
 from mla_edge.runtime.bench import memory_mb
-from mla_edge.runtime.capture import Watched
 from mla_edge.runtime.recording_parts import MB, RecordingParts, Room
 from mla_edge.runtime.sense import BACK, ENDED, Fault, Source
 from mla_edge.runtime.sound_stream import SoundStream
+from mla_edge.runtime.tap import tap
 from mla_edge.signals import Frame, Prediction, Signal, Sound
 
 QUEUE_BYTES = 128 * MB
@@ -91,7 +91,7 @@ class Recorder:
 
         What it gives must not be written into afterwards: it is kept until the disk has it.
         """
-        return (_WatchedTap if isinstance(source, Watched) else _Tap)(source, self)
+        return tap(source, self.see, every_frame=True)
 
     def see(self, signal: Signal, source: Source | None = None) -> None:
         """Note what ``source`` gave, unless it is no news; its drops are noted as well."""
@@ -307,48 +307,6 @@ class Recorder:
             self._offset_ns = time.time_ns() - time_ns
         self._last_ns = max(self._last_ns, time_ns + self._offset_ns)
         return time_ns + self._offset_ns
-
-
-class _Tap:
-    """A source, all that it gives noted."""
-
-    def __init__(self, source: Any, recorder: Recorder) -> None:
-        self._source = source
-        self._recorder = recorder
-
-    @property
-    def drops(self) -> int:
-        return int(self._source.drops)
-
-    @property
-    def still(self) -> bool:
-        return bool(getattr(self._source, "still", False))  # as the loop asks a camera
-
-    def read(self, timeout_s: float) -> Any:
-        signal = self._source.read(timeout_s)
-        self._recorder.see(signal, self._source)
-        return signal
-
-    def close(self) -> None:
-        self._source.close()
-
-
-class _WatchedTap(_Tap):
-    """One that shows every frame to who needs them all: then all of them are noted."""
-
-    def watch(self, see: Callable[[Frame], object] | None) -> None:
-        if see is None:
-            self._source.watch(None)
-            return
-
-        def both(frame: Frame) -> None:
-            # The picture is only valid during this call.
-            self._recorder.see(
-                Frame(frame.image.copy(), frame.time_s, frame.truth), self._source
-            )
-            see(frame)
-
-        self._source.watch(both)
 
 
 def _carried_s(session: Session) -> float:

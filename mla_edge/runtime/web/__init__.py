@@ -1,0 +1,1 @@
+"""What a run sees and decides, for a browser and for Prometheus."""
