@@ -84,7 +84,7 @@ def run_bundle(
         fast = settings["as_fast_as_possible"]
         sources = open_sources(stack, model.bundle, wanted, fast)
         recorder = stack.enter_context(record(model)) if record is not None else None
-        view = stack.enter_context(serving(model, web, settings["rate_hz"]))
+        view = stack.enter_context(serving(service.model, web, settings["rate_hz"]))
         output = _open_output(stack, model.bundle, as_json)
         try:
             follower = Follower(output, interrupts, recorder, service.deadline_ms, view)

@@ -1,7 +1,7 @@
 """``--web [PORT]``: an option whose value may be left away, and what it opens."""
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Union
 
 import typer
 
@@ -9,6 +9,7 @@ from mla_edge.cli.failures import Command
 
 if TYPE_CHECKING:
     from mla_edge.runtime.model import FusedModel
+    from mla_edge.runtime.reloading import ReloadingModel
     from mla_edge.runtime.web.view import View
 
 FLAG = "--web"
@@ -35,7 +36,7 @@ def with_port(words: List[str]) -> List[str]:
 
 @contextmanager
 def serving(
-    model: "FusedModel", port: Optional[int], rate_hz: Optional[float]
+    model: "Union[FusedModel, ReloadingModel]", port: Optional[int], rate_hz: Optional[float]
 ) -> "Iterator[Optional[View]]":
     """The view of a run, served on ``port`` meanwhile; None without one."""
     if port is None:

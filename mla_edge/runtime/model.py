@@ -101,7 +101,10 @@ class FusedModel:
             )
         tensors = dict(self._preprocess(sample))
         times = {name: signal.time_s for name, signal in sample.signals.items()}
-        tier, reason, probabilities = self._decide(mode, tensors, min(times.values()), clock)
+        answers: dict[int, Tensors] = {}
+        tier, reason, probabilities = self._decide(
+            mode, tensors, answers, min(times.values()), clock
+        )
         best = int(probabilities.argmax())
         now_s = clock()
         return Prediction(
@@ -117,7 +120,7 @@ class FusedModel:
             truth=sample.truth,
             certificate=self._certified.get(mode) if reason != DEADLINE else None,
             probabilities=probabilities,
-            shown=_shown(answers[last]) if self.shows else None,
+            shown=_shown(answers[tier]) if self.shows else None,
         )
 
     def close(self) -> None:
@@ -139,10 +142,17 @@ class FusedModel:
         self.close()
 
     def _decide(
-        self, mode: str, tensors: Tensors, captured_s: float, clock: Clock
+        self,
+        mode: str,
+        tensors: Tensors,
+        answers: dict[int, Tensors],
+        captured_s: float,
+        clock: Clock,
     ) -> tuple[int, str, np.ndarray]:
-        """The tier that answers, why it does, and its probabilities [classes]."""
-        answers: dict[int, Tensors] = {}
+        """The tier that answers, why it does, and its probabilities [classes].
+
+        ``answers`` gets the outputs of each tier that was run.
+        """
         last = len(self._tiers) - 1
         why = self._router.skip(mode) if last else SINGLE_TIER
         cheap: Verdict | None = None

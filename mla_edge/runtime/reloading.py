@@ -46,6 +46,20 @@ class ReloadingModel:
         """The model that decides."""
         return self._model
 
+    @property
+    def runs_on(self) -> str:
+        """What runs the graphs."""
+        return self._model.runs_on
+
+    @property
+    def shows(self) -> bool:
+        """As ``FusedModel.shows``, of whichever model decides."""
+        return self._model.shows
+
+    @shows.setter
+    def shows(self, shows: bool) -> None:
+        self._model.shows = shows
+
     def reload(self) -> None:
         """Begin to open a new model, unless that is under way; returns at once.
 
@@ -112,6 +126,7 @@ class ReloadingModel:
             self._thread = None
         if isinstance(opened, FusedModel):
             before, self._model = self._model, opened
+            opened.shows = before.shows
             before.close()
             self._on_reload(None)
         else:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Callable, Mapping, NamedTuple
 
 from mla_edge.runtime.model import FusedModel
+from mla_edge.runtime.reloading import ReloadingModel
 from mla_edge.runtime.sense import BACK, ENDED, FILLING, OK, WAITING, Fault, Source
 from mla_edge.runtime.tap import tap
 from mla_edge.signals import Frame, Prediction, Signal, Sound, find_inputs
@@ -88,7 +89,7 @@ class View:
 
     def __init__(
         self,
-        model: FusedModel,
+        model: FusedModel | ReloadingModel,
         *,
         rate_hz: float | None = None,
         clock: Callable[[], float] = time.monotonic,
