@@ -35,7 +35,7 @@ V4L2_TIMEOUT_S = 2  # of a stalled device; OpenCV's default is 10 s
 PROBED_FRAMES = 5  # so many decide whether a driver's stamps are of our clock
 PICTURE_FPS = 30.0
 # Where no camera is, OpenCV says so within some 12 ms, so asking often costs little.
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 0.4
+DELAYS_S = (0.1, 0.4)
 URL_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
 CSI_DEFAULTS = {"width": 1280, "height": 720, "fps": 30}
 
@@ -79,12 +79,7 @@ class LiveCamera:
         self._see: Callable[[Frame], object] | None = None
         self._seen: np.ndarray | None = None  # converted into again, as well
         self._keeper = Keeper(
-            name,
-            open_feed,
-            self._pump,
-            lambda feed: feed.release(),
-            first_delay_s=FIRST_DELAY_S,
-            longest_delay_s=LONGEST_DELAY_S,
+            name, open_feed, self._pump, lambda feed: feed.release(), delays_s=DELAYS_S
         )
         self._keeper.start()
 

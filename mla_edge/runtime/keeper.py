@@ -7,8 +7,7 @@ from typing import Callable, Generic, TypeVar
 
 from mla_edge.errors import CaptureEnded, CaptureError, CaptureTimeout
 
-FIRST_DELAY_S = 0.5
-LONGEST_DELAY_S = 5.0
+DELAYS_S = (0.5, 5.0)  # the first and the longest
 JOIN_S = 1.5  # how long close() waits for a stalled device; its daemon thread may outlive it
 
 Device = TypeVar("Device")
@@ -18,7 +17,7 @@ class Keeper(Generic[Device]):
     """Runs ``pump(device, closing)`` on a thread, over and over until closed.
 
     ``pump`` returns when ``closing`` is set, raises CaptureError when the device is lost (it is
-    opened again after ``first_delay_s``, then twice as long, at most ``longest_delay_s``), and
+    opened again after the first of ``delays_s``, then twice as long, up to the second), and
     CaptureEnded when there is no more.
     """
 
@@ -29,8 +28,7 @@ class Keeper(Generic[Device]):
         pump: Callable[[Device, threading.Event], None],
         close_device: Callable[[Device], None],
         *,
-        first_delay_s: float = FIRST_DELAY_S,
-        longest_delay_s: float = LONGEST_DELAY_S,
+        delays_s: tuple[float, float] = DELAYS_S,
     ) -> None:
         """Nothing is opened before ``start``."""
         self.news = threading.Condition()  # notified when something came, or nothing ever will
@@ -39,8 +37,7 @@ class Keeper(Generic[Device]):
         self._open_device = open_device
         self._pump = pump
         self._close_device = close_device
-        self._first_delay_s = first_delay_s
-        self._longest_delay_s = longest_delay_s
+        self._delays_s = delays_s
         self._fault: CaptureError | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -105,11 +102,11 @@ class Keeper(Generic[Device]):
 
     def _reopen(self) -> Device | None:
         """The device, opened again; None when ``close`` was called first."""
-        delay_s = self._first_delay_s
+        delay_s, longest_s = self._delays_s
         while not self._closing.wait(delay_s):
             try:
                 return self._open_device()
             except CaptureError as error:
                 self._fault = error
-            delay_s = min(2 * delay_s, self._longest_delay_s)
+            delay_s = min(2 * delay_s, longest_s)
         return None
