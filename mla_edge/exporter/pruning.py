@@ -1,9 +1,9 @@
 """Remove inner channels and attention heads. The only module that imports torch_pruning.
 
-*Inner* widths have one producer: the hidden width of a feed-forward network or the inner width of
-a convolution block. The *residual* stream has several, which are added up, and is only touched
-where it is asked for. The inputs and outputs, what is normalised over its channels, and everything
-inside an attention keep their widths; attentions lose whole heads, through their own
+*Inner* widths have one producer: the hidden width of a feed-forward network or the inner width
+of a convolution block. A *residual* stream has several, which are added up, and is only touched
+where that is asked for. The inputs and outputs, what is normalised over its channels, and
+everything inside an attention keep their widths; attentions lose whole heads, through their own
 ``prune_heads``, because a dependency graph does not see heads.
 """
 
@@ -261,7 +261,7 @@ def _free_widths(
         if isinstance(layer, _WEIGHTED) and layer not in kept and not _is_grouped(layer):
             group = _group(graph, layer)
             parts = [(dep.target.module, dep.handler) for dep, _ in group]
-            producers = {
+            producers: set[torch.nn.Module] = {
                 part
                 for part, handler in parts
                 if isinstance(part, _WEIGHTED)
