@@ -4,8 +4,8 @@
         --calibration quick --max-drop 100
 
 The layers are those of He et al. 2015 (arXiv:1512.03385) with the stride on the 3 x 3
-convolution, as everybody publishes them: 25.6 million parameters, 224 x 224. Random weights have
-no accuracy to lose, so the gate is opened; ``references.py`` measures the rest.
+convolution, as everybody publishes them: 25.6 million parameters, 224 x 224. Random weights
+have no accuracy to lose, so the gate is opened; ``references.py`` measures the rest.
 """
 
 from __future__ import annotations

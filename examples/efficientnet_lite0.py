@@ -9,9 +9,9 @@ labels are the numbers of ImageNet's 1,000 classes, in the order of their WordNe
 ``--data`` is a folder of JPEG and PNG files. With subfolders that are named by class number
 (``pictures/281/cat.jpg``), or by all 1,000 WordNet ids (``pictures/n02123045/cat.jpg``), each
 picture counts once, with its class as truth. Without, the float network's own answer is the
-truth, so that the points lost are the share of answers that INT8 changed; and where more samples
-are asked for than there are photographs, each also gives parts of itself, drawn at random. No
-photograph is in two splits.
+truth, so that the points lost are the share of answers that INT8 changed; and where more
+samples are asked for than there are photographs, each also gives parts of itself, drawn at
+random. No photograph is in two splits.
 """
 
 from __future__ import annotations
