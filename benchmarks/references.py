@@ -1,7 +1,7 @@
 """Networks that everybody knows, through this exporter: size, speed and agreement.
 
     python benchmarks/references.py resnet50 [--only ROW …] [--sessions 8] [--json]
-    python benchmarks/references.py efficientnet --data DIR [--sessions 8] [--json]
+    python benchmarks/references.py efficientnet --data DIR [--calibration SET] [--json]
 
 Milliseconds are the processor's time of one run on one thread, ONNX Runtime, batch 1: graphs in
 turns, the median of a session's runs, then median and range over sessions that are opened anew.
@@ -30,6 +30,7 @@ from mla_edge.exporter.pipeline import ExportRequest, export
 from mla_edge.exporter.pruning import prune
 from mla_edge.exporter.quantization import calibrate, quantize
 from mla_edge.exporter.runs import machine, time_runs
+from mla_edge.exporter.steps import StepEvent
 from mla_edge.networks import load_network
 from mla_edge.signals import Tensors
 
@@ -97,17 +98,19 @@ def measure_resnet50(only: list[str], sessions: int, folder: Path) -> dict[str, 
     return {"measured_on": machine(), "rows": found}
 
 
-def measure_efficientnet(data: Path, sessions: int, folder: Path) -> dict[str, Any]:
+def measure_efficientnet(
+    data: Path, calibration: str, sessions: int, folder: Path
+) -> dict[str, Any]:
     """Agreement, top-1, size and speed of both INT8 graphs against the float graph."""
     request = ExportRequest(
         profile="host",
         network=EFFICIENTNET,
         data=data,
-        calibration=str(PICTURES),
+        calibration=calibration,
         max_drop=DISAGREE,
         out=folder,
     )
-    result = export(request, lambda event: print(event, file=sys.stderr))
+    result = export(request, say)
     (tier,) = result.report["tiers"]
     network = load_network(EFFICIENTNET, data=data)
     graphs = {
@@ -123,10 +126,18 @@ def measure_efficientnet(data: Path, sessions: int, folder: Path) -> dict[str, A
             found[name]["left_in_float"] = tier["left_in_float"].get(form, [])
     return {
         "measured_on": machine(),
-        "labelled": bool(getattr(network.samples, "__self__").classes),  # noqa: B009
+        "labelled": bool(network.samples.__self__.classes),
         "cpu_precision": tier["cpu_precision"],
         "rows": found,
     }
+
+
+def say(event: StepEvent) -> None:
+    """A line for each step that has ended: an export of this takes minutes."""
+    if event.seconds is not None:
+        print(
+            f"{event.seconds:6.1f} s  {event.step} {event.tier} {event.note}", file=sys.stderr
+        )
 
 
 def compare(graphs: dict[str, Path], feed: Tensors, sessions: int) -> dict[str, dict[str, Any]]:
@@ -180,6 +191,7 @@ def main(words: list[str] | None = None) -> int:
         "efficientnet", help="agreement on your pictures, and speed"
     )
     efficient.add_argument("--data", type=Path, required=True, metavar="DIR")
+    efficient.add_argument("--calibration", default=str(PICTURES), metavar="SET")
     for command in (resnet, efficient):
         command.add_argument("--sessions", type=int, default=8, metavar="N")
         command.add_argument("--json", action="store_true")
@@ -190,7 +202,9 @@ def main(words: list[str] | None = None) -> int:
             if asked.network == "resnet50":
                 result = measure_resnet50(asked.only, asked.sessions, Path(folder))
             else:
-                result = measure_efficientnet(asked.data, asked.sessions, Path(folder))
+                result = measure_efficientnet(
+                    asked.data, asked.calibration, asked.sessions, Path(folder)
+                )
     except MlaEdgeError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code
