@@ -7,7 +7,7 @@ Milliseconds are the processor's time of one run on one thread, ONNX Runtime, ba
 turns, the median of a session's runs, then median and range over sessions that are opened anew.
 Ratios are of the medians. ``resnet50`` has random weights, see ``resnet50.py``: nothing is said
 of accuracy. ``efficientnet`` exports as ``mla-edge export`` does and takes agreement and top-1
-from the report of that: see ``examples/efficientnet_lite0.py`` for what the folder may hold.
+from the report of that (``--max-drop 100``: with no layer left in float): see ``examples/efficientnet_lite0.py`` for what the folder may hold.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 RESNET = f"{HERE / 'resnet50.py'}:network"
 EFFICIENTNET = f"{HERE.parent / 'examples' / 'efficientnet_lite0.py'}:make_network"
 PICTURES = HERE / "efficientnet.toml"
-FLOAT, DISAGREE = "float", 5.0  # points that either INT8 graph may lose
+FLOAT, MAX_DROP = "float", 5.0  # points that either INT8 graph may lose
 OPSET, CALIBRATE = 17, 32  # ranges do not change how fast a graph is
 
 # By row: shares of the inner widths and of the residual streams to remove.
@@ -98,28 +98,26 @@ def measure_resnet50(only: list[str], sessions: int, folder: Path) -> dict[str, 
     return {"measured_on": machine(), "rows": found}
 
 
-def measure_efficientnet(
-    data: Path, calibration: str, sessions: int, folder: Path
-) -> dict[str, Any]:
+def measure_efficientnet(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Agreement, top-1, size and speed of both INT8 graphs against the float graph."""
     request = ExportRequest(
         profile="host",
         network=EFFICIENTNET,
-        data=data,
-        calibration=calibration,
-        max_drop=DISAGREE,
+        data=asked.data,
+        calibration=asked.calibration,
+        max_drop=asked.max_drop,
         out=folder,
     )
     result = export(request, say)
     (tier,) = result.report["tiers"]
-    network = load_network(EFFICIENTNET, data=data)
+    network = load_network(EFFICIENTNET, data=asked.data)
     graphs = {
         FLOAT: to_onnx(network, network.tiers[0], folder / "float.onnx", opset=OPSET).path,
         "INT8": result.bundle.graph("only", cpu=True),
         "INT8 as for TensorRT": result.bundle.graph("only", cpu=False),
     }
     (example,) = to_examples(network.samples("test", 1, 0), network.inputs)
-    found = compare(graphs, example.tensors, sessions)
+    found = compare(graphs, example.tensors, asked.sessions)
     for name, form in FORMS.items():
         if form:
             found[name]["agreement"] = tier["agreement"][form]
@@ -192,6 +190,7 @@ def main(words: list[str] | None = None) -> int:
     )
     efficient.add_argument("--data", type=Path, required=True, metavar="DIR")
     efficient.add_argument("--calibration", default=str(PICTURES), metavar="SET")
+    efficient.add_argument("--max-drop", type=float, default=MAX_DROP, metavar="POINTS")
     for command in (resnet, efficient):
         command.add_argument("--sessions", type=int, default=8, metavar="N")
         command.add_argument("--json", action="store_true")
@@ -202,9 +201,7 @@ def main(words: list[str] | None = None) -> int:
             if asked.network == "resnet50":
                 result = measure_resnet50(asked.only, asked.sessions, Path(folder))
             else:
-                result = measure_efficientnet(
-                    asked.data, asked.calibration, asked.sessions, Path(folder)
-                )
+                result = measure_efficientnet(asked, Path(folder))
     except MlaEdgeError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code
