@@ -7,7 +7,8 @@ Milliseconds are the processor's time of one run on one thread, ONNX Runtime, ba
 turns, the median of a session's runs, then median and range over sessions that are opened anew.
 Ratios are of the medians. ``resnet50`` has random weights, see ``resnet50.py``: nothing is said
 of accuracy. ``efficientnet`` exports as ``mla-edge export`` does and takes agreement and top-1
-from the report of that (``--max-drop 100``: with no layer left in float): see ``examples/efficientnet_lite0.py`` for what the folder may hold.
+from the report of that (``--max-drop 100``: with no layer left in float); what the folder may
+hold is said in ``examples/efficientnet_lite0.py``.
 """
 
 from __future__ import annotations
