@@ -44,11 +44,11 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``."""
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
-    shrinks = bool(how.prune or how.prune_heads or how.widths)
+    shrinks = bool(how.shares or how.widths)
     half = job.precision == "fp16" or mixes(job)
     opset = int(job.profile.opset or 0)
     learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
-    shares = how.prune, how.prune_heads
+    shares = how.prune, how.prune_heads, how.prune_residual
     key = hash_of("graphs", job.base, name, shares, how.widths, learning, opset, half)
     entry = job.cache.find(key)
     if entry is not None:
@@ -107,6 +107,7 @@ def _shrink(
             [torch.from_numpy(feed[wanted]) for wanted in part.tier.inputs],
             channels=how.prune,
             heads=how.prune_heads,
+            residual=how.prune_residual,
             widths=how.widths,
         )
         millions = pruned.parameters_before / 1e6, pruned.parameters_after / 1e6

@@ -234,9 +234,8 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
         how = plan.recipe.tier(part.tier.name)
         if plan.goal is not None and plan.goal.tier == part.tier.name:
             todo += plan.goal.steps(request.data)
-        elif how.prune or how.prune_heads:
-            shares = f"{how.prune:.0%} of channels, {how.prune_heads:.0%} of heads"
-            todo.append(f"{part.tier.name}: prune {shares}")
+        elif how.shares:
+            todo.append(f"{part.tier.name}: prune {how.shares}")
             if request.data is not None:
                 todo.append(f"{part.tier.name}: distil on {request.data}")
         todo.append(f"{part.tier.name}: to ONNX, opset {plan.profile.opset}, {plan.precision}")

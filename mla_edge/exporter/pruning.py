@@ -1,9 +1,10 @@
 """Remove inner channels and attention heads. The only module that imports torch_pruning.
 
-Only *inner* widths are touched: those with one producer, which is the hidden width of a
-feed-forward network or the inner width of a convolution block. The residual stream, the inputs
-and outputs, and everything inside an attention keep their widths; attentions lose whole heads,
-through their own ``prune_heads``, because a dependency graph does not see heads.
+*Inner* widths have one producer: the hidden width of a feed-forward network or the inner width
+of a convolution block. A *residual* stream has several, which are added up, and is only touched
+where that is asked for. The inputs and outputs, what is normalised over its channels, and
+everything inside an attention keep their widths; attentions lose whole heads, through their own
+``prune_heads``, because a dependency graph does not see heads.
 """
 
 from __future__ import annotations
@@ -83,9 +84,11 @@ def prune(
     *,
     channels: float = 0.0,
     heads: float = 0.0,
+    residual: float = 0.0,
     widths: Mapping[str, int] | None = None,
 ) -> Pruned:
-    """A copy of ``module`` without the least important shares of inner channels and heads.
+    """A copy of ``module`` without the least important shares of inner channels, of heads, and
+    of the channels of the residual streams.
 
     Importance is the group L2 norm (Fang et al. 2023, DepGraph). Never removes more than the
     share asked for: widths round up to a multiple of 16. ``widths`` says by layer how many
@@ -101,6 +104,8 @@ def prune(
         changes += _prune_heads(smaller, heads, wanted)
     if channels or wanted:
         changes += _prune_channels(smaller, example, channels, wanted)
+    if residual:
+        changes += _prune_residual(smaller, example, residual)
     if wanted:
         raise ExportError(
             f"prune: {', '.join(sorted(wanted))}: no width that can be pruned",
@@ -178,6 +183,23 @@ def _prune_channels(
     return changes
 
 
+def _prune_residual(
+    module: torch.nn.Module, example: Sequence[torch.Tensor], share: float
+) -> list[Change]:
+    names = {part: name for name, part in module.named_modules()}
+    changes = []
+    with _dependencies(module, example) as graph:
+        for layer in _adding(module, graph):
+            before = _out_width(layer)
+            after = math.ceil(before * (1 - share) / ROUND_TO) * ROUND_TO
+            if after < before:
+                group = _group(graph, layer)
+                weakest = _importance(group).argsort()[: before - after]
+                group.prune(sorted(weakest.tolist()))
+                changes.append(Change(names[layer], "channels", before, after))
+    return changes
+
+
 def _take(wanted: dict[str, int], name: str, before: int, otherwise: int) -> int:
     """The width that ``name`` is to have; what was wanted of it is taken out of ``wanted``."""
     if name not in wanted:
@@ -216,12 +238,30 @@ def _importance(group: Any) -> torch.Tensor:
 
 def _prunable(module: torch.nn.Module, graph: Any) -> Iterator[torch.nn.Module]:
     """Layers whose output is an inner width."""
+    for layer, producers in _free_widths(module, graph):
+        if producers == {layer}:
+            yield layer
+
+
+def _adding(module: torch.nn.Module, graph: Any) -> Iterator[torch.nn.Module]:
+    """One layer of each residual stream: the first of those whose outputs are added up."""
+    seen: set[torch.nn.Module] = set()
+    for layer, producers in _free_widths(module, graph):
+        if len(producers) > 1 and not producers & seen:
+            seen |= producers
+            yield layer
+
+
+def _free_widths(
+    module: torch.nn.Module, graph: Any
+) -> Iterator[tuple[torch.nn.Module, set[torch.nn.Module]]]:
+    """Layers whose width nothing holds, and all layers that make that width with them."""
     kept = _kept_whole(module)
     for layer in list(graph.module2node):
         if isinstance(layer, _WEIGHTED) and layer not in kept and not _is_grouped(layer):
             group = _group(graph, layer)
             parts = [(dep.target.module, dep.handler) for dep, _ in group]
-            producers = {
+            producers: set[torch.nn.Module] = {
                 part
                 for part, handler in parts
                 if isinstance(part, _WEIGHTED)
@@ -237,8 +277,8 @@ def _prunable(module: torch.nn.Module, graph: Any) -> Iterator[torch.nn.Module]:
                 isinstance(part, (torch.nn.Parameter, *_NORMS_OVER_CHANNELS))
                 for part, _ in parts
             )
-            if producers == {layer} and consumers and not consumers & kept and not loose:
-                yield layer
+            if consumers and not (producers | consumers) & kept and not loose:
+                yield layer, producers
 
 
 def _kept_whole(module: torch.nn.Module) -> set[torch.nn.Module]:

@@ -110,6 +110,51 @@ def test_never_more_than_the_share_is_removed(mixed):
             assert change.after >= change.before * (1 - share)
 
 
+class Stages(nn.Module):
+    """Picture [1, 3, 16, 16] → logits: two residual streams, of 64 and of 128 channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = convolution(3, 64, stride=(1, 1))
+        self.narrow = nn.Sequential(ResidualConvolution(64, 32), ResidualConvolution(64, 32))
+        self.widen = convolution(64, 128, stride=(2, 2))
+        self.wide = ResidualConvolution(128, 32)
+        self.head = nn.Linear(128, 5)
+
+    def forward(self, image):
+        return self.head(self.wide(self.widen(self.narrow(self.stem(image)))).mean((2, 3)))
+
+
+def test_the_residual_streams_shrink_where_that_is_asked_for():
+    torch.manual_seed(0)
+    module, example = Stages().eval(), [torch.randn(1, 3, 16, 16)]
+    weakest = slice(0, 32)
+    with torch.no_grad():  # all that writes into the first half of the narrow stream
+        for layer in (module.stem, module.narrow[0].second, module.narrow[1].second):
+            for weight in (
+                layer[0] if isinstance(layer, nn.Sequential) else layer
+            ).parameters():
+                weight[weakest] *= 1e-4
+    kept = module.stem[0].weight[32:].clone()
+    pruned = prune(module, example, residual=0.5)
+    assert sorted((change.before, change.after) for change in pruned.changes) == [
+        (64, 32),
+        (128, 64),
+    ]
+    smaller = pruned.module
+    assert torch.equal(smaller.stem[0].weight, kept)
+    assert smaller.narrow[1].second.weight.shape == (32, 32, 3, 3)  # inner width as it was
+    assert smaller.widen[0].weight.shape == (64, 32, 3, 3)
+    assert smaller.head.weight.shape == (5, 64)
+    both = prune(module, example, channels=0.5, residual=0.5)
+    assert both.module.narrow[1].second.weight.shape == (32, 16, 3, 3)
+
+
+def test_a_stream_that_is_normalised_keeps_its_width(mixed):
+    module, example = mixed
+    assert prune(module, example, residual=0.5).changes == ()
+
+
 def test_nothing_to_do_gives_an_equal_copy(mixed):
     module, example = mixed
     pruned = prune(module, example)

