@@ -87,7 +87,7 @@ def test_it_shows_the_decision_the_picture_and_what_is_wrong(browser, camera):
     camera.is_out = True
     browser.wait("document.getElementById('faults').innerText.includes('the cable is out')")
     browser.wait("!document.getElementById('picture-masked').hidden")
-    assert text(browser, "picture-masked") == "image is lost and left out"
+    assert text(browser, "picture-masked") == "image is lost and is left out"
     assert "lost, left out" in text(browser, "senses")
     camera.is_out = False
     browser.wait("document.getElementById('faults').innerText.includes('is back')")

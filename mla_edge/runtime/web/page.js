@@ -273,7 +273,7 @@ function showSenses(message) {
     for (const [sensor, id] of [["camera", "picture-masked"], ["microphone", "sound-masked"]]) {
       if (sense(sensor) !== name) continue;
       $(id).hidden = !masked;
-      if (masked) put(id, `${name} is ${found.state} and left out`);
+      if (masked) put(id, `${name} ${found.state === "ended" ? "has" : "is"} ${found.state} and is left out`);
     }
   });
   const skew = message.decision && Object.keys(ages).length > 1 ? `${message.decision.skew_ms.toFixed(0)} ms apart` : "";

@@ -67,7 +67,7 @@ const Traces = (() => {
     if (asBars) {
       for (const [time, value, shade] of rows) {
         context.fillStyle = shade;
-        const at = x(time), level = y(value);
+        const at = x(time), level = Math.min(y(value), 3 + plotHeight); // a pixel at least
         if (at >= left) context.fillRect(at - 1, level, 1.6, 4 + plotHeight - level);
       }
     } else {
