@@ -18,7 +18,13 @@ from torch import Tensor
 from mla_edge.errors import ConfigError
 from mla_edge.networks.example_wear import worn
 from mla_edge.networks.labelled_folder import Row
-from mla_edge.networks.lora import LINEAR, LINEAR_AND_CONVOLUTIONS, add_lora, lora_size, merge_lora
+from mla_edge.networks.lora import (
+    LINEAR,
+    LINEAR_AND_CONVOLUTIONS,
+    add_lora,
+    lora_size,
+    merge_lora,
+)
 from mla_edge.networks.losses import classified, distilled
 from mla_edge.networks.multimodal import MultimodalNetwork
 from mla_edge.networks.network import Network, TierNetwork
@@ -111,9 +117,7 @@ def adapt_tier(  # noqa: PLR0913 - a tier, its data, and who listens
     return TierNetwork(part.tier, module), adapters
 
 
-def answers_of(
-    network: Network, samples: Sequence[Sample]
-) -> dict[str, np.ndarray]:
+def answers_of(network: Network, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
     """The logits of every tier for ``samples``, [samples, classes], by the tier's name."""
     preprocess = Preprocessor(network.inputs)
     found: dict[str, list[np.ndarray]] = {part.tier.name: [] for part in network.tiers}
@@ -129,8 +133,7 @@ def tensors_of(samples: Sequence[Sample], inputs: Sequence[InputSpec]) -> list[T
     """Every sample as the runtime makes it."""
     preprocess = Preprocessor(inputs)
     return [
-        {name: value.copy() for name, value in preprocess(sample).items()}
-        for sample in samples
+        {name: value.copy() for name, value in preprocess(sample).items()} for sample in samples
     ]
 
 

@@ -38,7 +38,8 @@ def _picture(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     matrix = cv2.getRotationMatrix2D(
         (width / 2, height / 2), rng.uniform(-8, 8), rng.uniform(0.88, 1.12)
     )
-    matrix[:, 2] += rng.uniform(-0.06, 0.06, 2) * (width, height)
+    matrix[0, 2] += rng.uniform(-0.06, 0.06) * width
+    matrix[1, 2] += rng.uniform(-0.06, 0.06) * height
     moved = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
     lit = (moved.astype(np.float32) - 128) * rng.uniform(0.8, 1.2) + 128 + rng.uniform(-20, 20)
     lit += rng.standard_normal(lit.shape, np.float32) * rng.uniform(0, 5)

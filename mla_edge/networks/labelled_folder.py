@@ -1,9 +1,9 @@
 """A folder of a user's own examples: ``labels.csv``, and a folder of files for each input.
 
 ``labels.csv`` has the columns ``id``, ``label`` and, if wanted, ``group``. The files of a row
-are ``<input>/<id>.wav`` for sound and ``<input>/<id>.png``, ``.jpg`` or ``.jpeg`` for a picture;
-for ``digits`` the inputs are called ``image`` and ``audio``. A file that is not there is a
-modality that was not there.
+are ``<input>/<id>.wav`` for sound and ``<input>/<id>.png``, ``.jpg`` or ``.jpeg`` for a
+picture; for ``digits`` the inputs are called ``image`` and ``audio``. A file that is not there
+is a modality that was not there.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def read_folder(
         )
     table = folder / TABLE
     digest = hashlib.sha256(_hash(table))
-    rows, lines, used = [], {}, set()
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+    used: set[Path] = set()
     for line, name, label, group in _read_table(table):
         here = f"{table}, row {line}"
         if name in lines:
@@ -102,9 +104,7 @@ def read_folder(
     return LabelledFolder(tuple(rows), unnamed, digest.hexdigest())
 
 
-def split_rows(
-    rows: Sequence[Row], share: float, seed: int
-) -> tuple[list[Row], list[Row]]:
+def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """What to learn from, and about ``share`` of the rows to measure with.
 
     With more than one group whole groups are held out, otherwise the same share of each class,
@@ -175,7 +175,7 @@ def _check_row(
     for column, value in (("id", name), ("label", label)):
         if not value:
             _refuse(f"{here}: its {column} is empty", "fill it in, or remove the row")
-    if name in (".", "..") or set(name) & set('/\\\0'):
+    if name in (".", "..") or set(name) & set("/\\\0"):
         _refuse(f"{here}: the id {name!r} is no name of a file", "leave folders out of it")
     return line, name, label, group
 
@@ -208,7 +208,9 @@ def _files_of(
 def _read(spec: InputSpec, path: Path, label: str, here: str) -> Signal:
     """The signal of a file in the network's size or rate."""
     try:
-        return _picture(spec, path, label) if spec.kind == "image" else _sound(spec, path, label)
+        return (
+            _picture(spec, path, label) if spec.kind == "image" else _sound(spec, path, label)
+        )
     except (CaptureError, InferenceError, ValueError, OSError) as error:
         hint = getattr(error, "hint", "") or "put a whole file in its place, or remove the row"
         raise ConfigError(f"{here}: {path}: {error}", hint=hint) from error
@@ -248,7 +250,7 @@ def _check_counts(table: Path, rows: Sequence[Row]) -> None:
     for label, count in sorted(Counter(row.label for row in rows).items()):
         if count < FEWEST:
             _refuse(
-                f"{table}: the class {label!r} has {count} example, at least {FEWEST} are needed",
+                f"{table}: the class {label!r} has {count} example, {FEWEST} are the least",
                 "one to learn from and one to measure with: add some, or leave the class out",
             )
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters on linear layers and convolutions (Hu et al. 2021, LoRA), merged before export."""
+"""Low-rank adapters (Hu et al. 2021, LoRA) of linear layers and convolutions, to be merged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LoRALinear(nn.Module):
 
 
 class LoRAConv2d(nn.Module):
-    """As ``LoRALinear``, for a convolution: its kernel as a matrix [out, in · height · width]."""
+    """As ``LoRALinear``, for the kernel as a matrix [out, in · height · width]."""
 
     def __init__(self, base: nn.Conv2d, rank: int, scale: float) -> None:
         """B starts at zero, so that the adapted layer starts as ``base``."""
