@@ -116,9 +116,10 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
     if len(groups) > 1:
         order = [groups[i] for i in rng.permutation(len(groups))]
         for group in order[:-1]:
-            if len(held) >= share * len(rows):
+            more = held | {row.line for row in rows if row.group == group}
+            if held and len(held) + len(more) >= 2 * share * len(rows):  # farther than without
                 break
-            held |= {row.line for row in rows if row.group == group}
+            held = more
     else:
         for label in sorted({row.label for row in rows}):
             lines = [row.line for row in rows if row.label == label]
