@@ -28,8 +28,9 @@ from mla_edge.networks.lora import (
 from mla_edge.networks.losses import classified, distilled
 from mla_edge.networks.multimodal import MultimodalNetwork
 from mla_edge.networks.network import Network, TierNetwork
+from mla_edge.networks.training import encode_present
 from mla_edge.preprocess import Preprocessor
-from mla_edge.signals import InputSpec, Sample, Tensors
+from mla_edge.signals import PRESENT, InputSpec, Sample, Tensors, Tier
 
 MOST_TRAINABLE = 0.02  # of a tier's parameters
 MOST_RANK = 16
@@ -91,20 +92,17 @@ def adapt_tier(  # noqa: PLR0913 - a tier, its data, and who listens
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, plan.rate, total_steps=plan.steps, pct_start=0.1
     )
-    old = [feed_of(network, part, tensors) for tensors in _stacked(remembered)]
+    old = [feed_of(network, part, batch) for batch in _stacked(remembered)]
     answers = torch.cat([_ask(part.module, batch) for batch in old])
-    old_rows = {name: torch.cat([batch[name] for batch in old]) for name in part.tier.inputs}
+    learner = _learner(student, part.tier, names, old)
     preprocess = Preprocessor(network.inputs)
     labels = [network.labels.index(row.label) for row in rows]
     for step in range(plan.steps):
         chosen = _draw(labels, plan.examples, rng)
-        tensors = _batch_of(
-            [worn(rows[i].sample, network.inputs, rng) for i in chosen], preprocess
-        )
+        samples = [worn(rows[i].sample, network.inputs, rng) for i in chosen]
+        new = feed_of(network, part, _batch_of(samples, preprocess))
         kept = rng.choice(len(answers), min(plan.remembered, len(answers)), replace=False)
-        new = feed_of(network, part, tensors)
-        batch = {name: torch.cat([new[name], old_rows[name][kept]]) for name in new}
-        logits = _logits(student, batch)
+        logits = learner(new, torch.from_numpy(kept))
         loss, _ = classified(logits[: len(chosen)], torch.tensor([labels[i] for i in chosen]))
         loss = loss + distilled(logits[len(chosen) :], answers[kept])
         optimizer.zero_grad(set_to_none=True)
@@ -166,6 +164,50 @@ def feed_of(network: Network, part: TierNetwork, tensors: Batch) -> Batch:
         outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
         known.update(zip(earlier.tier.outputs, outputs))
     return {name: known[name] for name in part.tier.inputs}
+
+
+def _learner(
+    student: torch.nn.Module, tier: Tier, names: set[str], old: Sequence[Batch]
+) -> Callable[[Batch, Tensor], Tensor]:
+    """Gives logits [new + kept, classes] of a batch of new samples, and of rows of ``old``."""
+    if isinstance(student, MultimodalNetwork) and tier.inputs == (*student.names, PRESENT):
+        return _Multimodal(student, names, old)
+    rows = {name: torch.cat([batch[name] for batch in old]) for name in tier.inputs}
+    return lambda new, kept: _logits(
+        student, {name: torch.cat([new[name], rows[name][kept]]) for name in rows}
+    )
+
+
+class _Multimodal:
+    """A learner that works only for what is there, in bfloat16 as in training."""
+
+    def __init__(
+        self, student: MultimodalNetwork, names: set[str], old: Sequence[Batch]
+    ) -> None:
+        """Encoders of inputs that no example has learn nothing: they are asked once."""
+        self._student = student
+        self._frozen = [name for name in student.names if name not in names]
+        wanted = (PRESENT, *(name for name in student.names if name in names))
+        self._rows = {name: torch.cat([batch[name] for batch in old]) for name in wanted}
+        with torch.no_grad():
+            for name in self._frozen:
+                encoder = student.encoders[name]
+                self._rows[name] = torch.cat([encoder(batch[name]) for batch in old])
+
+    def __call__(self, new: Batch, kept: Tensor) -> Tensor:
+        """Logits of the batch ``new``, and of the rows ``kept`` of the old one."""
+        old = {name: rows[kept] for name, rows in self._rows.items()}
+        batch = {name: torch.cat([new[name], old[name]])
+                 for name in old if name not in self._frozen}  # fmt: skip
+        tokens = {}
+        for name in self._student.names:
+            if name in self._frozen:
+                absent = old[name].new_zeros(len(new[name]), *old[name].shape[1:])
+                tokens[name] = torch.cat([absent, old[name]])
+            else:
+                tokens[name] = encode_present(self._student, batch, name)
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._student.fuse(tokens, batch[PRESENT]).logits.float()
 
 
 def _add_adapters(
