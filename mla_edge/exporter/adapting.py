@@ -28,8 +28,8 @@ from mla_edge.networks.checkpoint import check_output, save_tiers
 from mla_edge.networks.labelled_folder import LabelledFolder, read_folder, split_rows
 from mla_edge.signals import Sample
 
-REMEMBERED = 384  # samples that the network was made for, to distil on
-MEASURED = 300  # others of them, to say what was forgotten
+REMEMBERED = 256  # samples that the network was made for, to distil on
+MEASURED = 200  # others of them, to say what was forgotten
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,12 @@ def adapt(request: AdaptRequest, on_step: OnStep = _silent) -> Adapted:
     when interrupted, nothing is written.
     """
     steps = Steps(on_step)
+    if not 0 < request.held_out_share < 1:
+        raise ConfigError(
+            f"--held-out-share {request.held_out_share:g}: nothing would be left to learn "
+            "from, or to measure with",
+            hint="give a share between 0 and 1, such as 0.2",
+        )
     check_output(request.out)
     with steps.step("load_network"):
         if request.data is not None and not request.data.is_dir():
@@ -177,7 +183,7 @@ def adapt_network(network: Network, request: AdaptRequest, steps: Steps) -> Adap
             changed = dataclasses.replace(adapted, tiers=tiers)
             after = [measure(changed, samples) for samples in (fresh, test)]
             new, old = ((b[name], a[name]) for b, a in zip(before, after))
-            refused = _refusal(new, old, request.max_drop)
+            refused = find_refusal(new, old, request.max_drop)
             adapted = adapted if refused else changed
             steps.note(
                 f"held out {new[0].accuracy:.1%} → {new[1].accuracy:.1%}, what it knew "
@@ -204,7 +210,7 @@ def measure(network: Network, samples: Sequence[Sample]) -> dict[str, Score]:
     return scores
 
 
-def _refusal(new: tuple[Score, Score], old: tuple[Score, Score], max_drop: float) -> str:
+def find_refusal(new: tuple[Score, Score], old: tuple[Score, Score], max_drop: float) -> str:
     """Why a tier should stay as it was; empty where it should not.
 
     Few are held out, so as many right answers with a lower loss count as better.
