@@ -37,7 +37,7 @@ def adapt(
         Optional[int],
         typer.Option(min=1, help="Of the adapters; default: the highest that 2 % allow."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of learning, for each tier.")] = 300,
+    steps: Annotated[int, typer.Option(min=1, help="Of learning, for each tier.")] = 150,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     held_out_share: Annotated[
         float,
@@ -48,7 +48,7 @@ def adapt(
     max_drop: Annotated[
         float,
         typer.Option(min=0.0, help="Points that may be lost on what the network was made for."),
-    ] = 1.0,
+    ] = 2.0,
     profile: Annotated[
         str, typer.Option(help="Export the result for this device in the same go.")
     ] = "",

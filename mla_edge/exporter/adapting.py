@@ -42,7 +42,7 @@ class AdaptRequest:
     weights: Path | None = None  # to start from, in place of the network's own
     data: Path | None = None  # real samples of what the network was made for
     held_out_share: float = 0.2
-    max_drop: float = 1.0  # points that a tier may lose on what it was made for
+    max_drop: float = 2.0  # points that a tier may lose on what it was made for
     plan: AdaptationPlan = AdaptationPlan()
 
 

@@ -34,6 +34,7 @@ from mla_edge.signals import PRESENT, InputSpec, Sample, Tensors, Tier
 
 MOST_TRAINABLE = 0.02  # of a tier's parameters
 MOST_RANK = 16
+_FACTOR = 8 / 3  # of every update, whatever its rank, so that one rate fits all
 _AT_ONCE = 32  # samples of which answers are asked
 
 Batch = Dict[str, Tensor]
@@ -45,11 +46,12 @@ OnStep = Callable[[int, float], None]
 class AdaptationPlan:
     """How long to learn, and how much at a time."""
 
-    steps: int = 300
+    steps: int = 150
     rank: int | None = None  # None: the highest that fits
     rate: float = 4e-3
     examples: int = 24  # a step, of the user's
-    remembered: int = 16  # a step, of those the network was made for
+    remembered: int = 24  # a step, of those the network was made for
+    keep: float = 2.0  # weight of what is remembered against what is new
     seed: int = 0
 
 
@@ -104,7 +106,7 @@ def adapt_tier(  # noqa: PLR0913 - a tier, its data, and who listens
         kept = rng.choice(len(answers), min(plan.remembered, len(answers)), replace=False)
         logits = learner(new, torch.from_numpy(kept))
         loss, _ = classified(logits[: len(chosen)], torch.tensor([labels[i] for i in chosen]))
-        loss = loss + distilled(logits[len(chosen) :], answers[kept])
+        loss = loss + plan.keep * distilled(logits[len(chosen) :], answers[kept])
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -239,7 +241,7 @@ def _add_adapters(
             else "the network is too small to adapt: train it again with these examples",
         )
     kinds, chosen = fitting[0]
-    trainable = add_lora(student, rank=chosen, where=where, kinds=kinds)
+    trainable = add_lora(student, rank=chosen, scale=_FACTOR * chosen, where=where, kinds=kinds)
     assert trainable <= MOST_TRAINABLE * parameters
     return Adapters(chosen, trainable, parameters, kinds is LINEAR_AND_CONVOLUTIONS)
 
