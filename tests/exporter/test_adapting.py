@@ -88,7 +88,12 @@ def test_it_learns_writes_weights_and_exports_them(adapt, tmp_path):
         provenance["network_fingerprint"] == load_network(ALARMS, weights=weights).fingerprint
     )
 
-    assert adapt("--weights", "adapted.safetensors", "--out", "b.safetensors", "--steps", "40").exit_code == 0
+    assert (
+        adapt(
+            "--weights", "adapted.safetensors", "--out", "b.safetensors", "--steps", "40"
+        ).exit_code
+        == 0
+    )
     with safe_open(tmp_path / "b.safetensors", "pt") as file:
         start = json.loads(file.metadata()["adapted"])["from"]["weights"]
     assert start == {"sha256": sha256_of(weights), "network": "alarms", "adapted": adapted}
