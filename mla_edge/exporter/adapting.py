@@ -221,7 +221,7 @@ def find_refusal(new: tuple[Score, Score], old: tuple[Score, Score], max_drop: f
             f"is no better on the examples held out ({before.right} → {after.right} of "
             f"{after.of} right, loss {before.loss:.3f} → {after.loss:.3f})"
         )
-    dropped = 100 * (old[0].accuracy - old[1].accuracy)
+    dropped = 100 * (old[0].right - old[1].right) / old[1].of  # exact where it is a limit
     if dropped > max_drop:
         return (
             f"lost {dropped:.1f} points on what it was made for, more than {max_drop:g} "
