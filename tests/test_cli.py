@@ -51,7 +51,7 @@ def test_wrong_usage_exits_with_2(words):
 
 def test_help_lists_what_exists_and_only_that():
     listed = {command.callback.__name__ for command in app.registered_commands}
-    assert {"profiles", "doctor", "inspect", "verify", "build", "certify"} <= listed
+    assert {"profiles", "doctor", "inspect", "verify", "build", "certify", "adapt"} <= listed
     assert {"run", "record", "replay"} <= listed
 
 
@@ -104,6 +104,7 @@ def test_the_object_has_what_else_is_known():
     [
         (["export", "--profile", "agx-xaver"], 2),
         (["export", "none.py:make", "--profile", "host"], 2),
+        (["adapt", "digits", "no/such/folder"], 2),
         (["build", "no/such/bundle"], 5),
         (["verify", "no/such/bundle"], 5),
         (["inspect", "no/such/bundle"], 5),

@@ -28,6 +28,10 @@ def export(
         Optional[Path],
         typer.Option(help="A folder of real samples, to distil and calibrate on."),
     ] = None,
+    weights: Annotated[
+        Optional[Path],
+        typer.Option(help="A file of adapt, in place of the network's own weights."),
+    ] = None,
     calibration: Annotated[
         Optional[str],
         typer.Option(
@@ -90,6 +94,7 @@ def export(
         recipe=recipe,
         out=out,
         data=data,
+        weights=weights,
         calibration=calibration,
         max_drop=max_drop,
         golden=golden,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 import sys
 import sysconfig
@@ -15,6 +16,7 @@ import torch
 
 from mla_edge.bundle import sha256_of
 from mla_edge.exporter.steps import hash_of, versions
+from mla_edge.networks.checkpoint import read_about
 
 if TYPE_CHECKING:
     from mla_edge.networks import Network
@@ -48,6 +50,17 @@ def network_code(network: Network, ref: str) -> str:
     """
     files = sorted({sha256_of(path) for path in network_files(network, ref)})
     return hash_of(*files, *_settings(network))
+
+
+def weights_file(path: Path) -> dict[str, Any]:
+    """What is known of a user's weights: the file's sha256, and what its header says."""
+    about: dict[str, Any] = {}
+    for key, value in read_about(path).items():
+        try:
+            about[key] = json.loads(value)
+        except ValueError:
+            about[key] = value
+    return {"sha256": sha256_of(path), **about}
 
 
 def network_files(network: Network, ref: str) -> set[Path]:

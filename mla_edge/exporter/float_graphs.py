@@ -19,7 +19,7 @@ from mla_edge.exporter.ranges import check_samples
 from mla_edge.exporter.runs import open_engines, run_tiers
 from mla_edge.exporter.sampling import draw_samples
 from mla_edge.exporter.steps import hash_of
-from mla_edge.networks.lora import LoRALinear, merge_lora
+from mla_edge.networks.lora import ADAPTED, merge_lora
 from mla_edge.signals import Tensors, TensorSpec
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _shrink(
 
 def without_adapters(part: TierNetwork) -> TierNetwork:
     """The tier with its low-rank adapters merged: pruning and TensorRT see plain layers."""
-    if not any(isinstance(module, LoRALinear) for module in part.module.modules()):
+    if not any(isinstance(module, ADAPTED) for module in part.module.modules()):
         return part
     return dataclasses.replace(part, module=merge_lora(copy.deepcopy(part.module)))
 

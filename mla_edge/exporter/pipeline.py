@@ -21,7 +21,7 @@ from mla_edge.exporter.calibration import (
     modes,
 )
 from mla_edge.exporter.dla import choose_form
-from mla_edge.exporter.fingerprints import code_fingerprint, network_code
+from mla_edge.exporter.fingerprints import code_fingerprint, network_code, weights_file
 from mla_edge.exporter.goal import LatencyGoal, make_goal
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.job import Job
@@ -81,6 +81,7 @@ class ExportRequest:
     target_latency_ms: float | None = None  # of one tier, on one thread of this machine
     target_speedup: float | None = None  # against that tier with nothing pruned
     target_tier: str = ""  # the last one, where a goal is set
+    weights: Path | None = None  # of ``mla-edge adapt``, in place of the network's own
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def build_network(request: ExportRequest) -> Network:
     """The network of the request, with its data if there are any."""
     if request.data is not None and not request.data.is_dir():
         raise ConfigError(f"{request.data}: no such folder", hint="give --data a folder")
-    return load_network(request.network, data=request.data)
+    return load_network(request.network, data=request.data, weights=request.weights)
 
 
 def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str, Any]:
@@ -334,6 +335,7 @@ def describe(
         "provenance": {
             "network_ref": request.network,
             "network_fingerprint": plan.network.fingerprint,
+            "weights": weights_file(request.weights) if request.weights else None,
             "calibration_sha256": job.calibration.sha256,
             "recipe": plan.recipe.name,
             "precision": plan.precision,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mla_edge.bundle import write_atomically
 from mla_edge.errors import ConfigError, MissingDependency
@@ -91,14 +91,19 @@ def save_weights(full: nn.Module, lite: nn.Module, path: Path, about: dict[str, 
     _write(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata=about))
 
 
+def save_tiers(modules: Mapping[str, nn.Module], path: Path, about: dict[str, str]) -> None:
+    """As ``save_weights``, for the tiers of any network by their names, and nothing rounded."""
+    tensors = {
+        f"{tier}.{name}": value.clone()  # safetensors wants memory that no other tensor has
+        for tier, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+    _write(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata=about))
+
+
 def load_weights(path: Path, modules: Mapping[str, nn.Module], network: str) -> None:
     """Fill ``modules``, by tier, from a ``save_weights`` file; they are in eval mode then."""
-    try:
-        state = load_file(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(
-            f"{path}: weights cannot be read: {error}", hint="reinstall mla-edge"
-        ) from error
+    state = _read_tensors(path, "reinstall mla-edge")
     for tier, module in modules.items():
         prefix = f"{tier}."
         part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
@@ -112,10 +117,42 @@ def load_weights(path: Path, modules: Mapping[str, nn.Module], network: str) -> 
         module.eval()
 
 
+def load_tiers(path: Path, modules: Mapping[str, nn.Module], network: str) -> None:
+    """Replace the weights of built ``modules``, by tier, by those of a user's file.
+
+    ConfigError where the file cannot be read, or where its tensors are not the modules' own.
+    """
+    state = _read_tensors(path, "give a file that mla-edge adapt, or a training, has written")
+    own = {
+        f"{tier}.{name}": value
+        for tier, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+    strange = sorted(own.keys() ^ state.keys())
+    strange += [name for name in own if name in state and own[name].shape != state[name].shape]
+    if strange:
+        raise ConfigError(
+            f"{path}: not weights of {network}: {len(strange)} tensors are missing, of another "
+            f"shape or unknown, {strange[0]} for one",
+            hint=f"give weights that were made of {network}, in this version",
+        )
+    for tier, module in modules.items():
+        prefix = f"{tier}."
+        part = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+        module.load_state_dict(part)
+
+
 def read_about(path: Path) -> dict[str, str]:
     """What ``save_weights`` was told about a training: its plan and its data."""
     with safe_open(path, "pt") as file:
         return dict(file.metadata() or {})
+
+
+def _read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(path))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(f"{path}: weights cannot be read: {error}", hint=hint) from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -251,7 +251,11 @@ def sample_source(folder: str | os.PathLike[str] | None) -> SampleSource:
     """Labelled samples of the folder's digits; of the simulator's where there is no folder."""
     if folder is None:
         return _simulated
-    data = DigitsData.load(folder)
+    return samples_of(DigitsData.load(folder))
+
+
+def samples_of(data: DigitsData) -> SampleSource:
+    """Labelled samples of ``data``."""
 
     def samples(split: str, count: int, seed: int) -> list[Sample]:
         maker = DigitsMaker(data, split)

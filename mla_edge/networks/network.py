@@ -77,13 +77,28 @@ class Network:
         return digest.hexdigest()
 
 
-def load_network(ref: str, *, data: str | os.PathLike[str] | None = None) -> Network:
+def load_network(
+    ref: str,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> Network:
     """The network ``ref``: ``digits``, ``commands``, ``package.module:function`` or
     ``file.py:function``.
 
     ``data`` is a folder of real samples, for networks that can use one: the function is then
-    called with ``data=folder``. ConfigError says what is wrong with the reference.
+    called with ``data=folder``. ``weights`` is a file of ``mla-edge adapt`` that takes the
+    place of the network's own. ConfigError says what is wrong with the reference.
     """
+    network = _build(ref, data)
+    if weights is not None:
+        from mla_edge.networks.checkpoint import load_tiers
+
+        load_tiers(Path(weights), {p.tier.name: p.module for p in network.tiers}, network.name)
+    return network
+
+
+def _build(ref: str, data: str | os.PathLike[str] | None) -> Network:
     if ref == "digits":
         from mla_edge.networks.digits import digits
 
