@@ -81,27 +81,35 @@ def set_aside(path: Path) -> Path:
     return path.rename(free)
 
 
-def save_weights(full: nn.Module, lite: nn.Module, path: Path, about: dict[str, str]) -> None:
-    """Both tiers in half precision as one safetensors file, with ``about`` in its header."""
+def save_weights(modules: Mapping[str, nn.Module], path: Path, about: dict[str, str]) -> None:
+    """Modules by name in half precision, one safetensors file, with ``about`` in its header."""
     tensors = {
-        f"{tier}.{name}": value.half() if value.is_floating_point() else value
-        for tier, module in (("full", full), ("lite", lite))
+        f"{part}.{name}": value.half() if value.is_floating_point() else value
+        for part, module in modules.items()
         for name, value in module.state_dict().items()
     }
     _write(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata=about))
 
 
-def load_weights(path: Path, modules: Mapping[str, nn.Module], network: str) -> None:
-    """Fill ``modules``, by tier, from a ``save_weights`` file; they are in eval mode then."""
+def load_weights(
+    path: Path, modules: Mapping[str, nn.Module], network: str, *, partly: bool = False
+) -> None:
+    """Fill ``modules``, by name, from a ``save_weights`` file; they are in eval mode then.
+
+    ``partly`` leaves those alone that the file has not. ConfigError if it cannot be read or is
+    of another network.
+    """
     try:
         state = load_file(path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"{path}: weights cannot be read: {error}", hint="reinstall mla-edge"
         ) from error
-    for tier, module in modules.items():
-        prefix = f"{tier}."
+    for name, module in modules.items():
+        prefix = f"{name}."
         part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
+        if partly and not part:
+            continue
         try:
             module.load_state_dict(part)
         except RuntimeError as error:

@@ -46,10 +46,19 @@ class TierNetwork:
 
     ``module.forward`` takes the tensors of ``tier.inputs`` in order and returns one tensor, or
     a tuple in the order of ``tier.outputs``; the first output is ``logits`` [1, classes].
+    ``student`` is a smaller module with the same inputs and outputs that learnt from
+    ``module``: a recipe with ``student = true`` exports it in the place of ``module``, and
+    holds it against that.
     """
 
     tier: Tier
     module: torch.nn.Module
+    student: torch.nn.Module | None = None
+
+    @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        """The module, and its student if it has one."""
+        return (self.module,) if self.student is None else (self.module, self.student)
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,10 @@ class Network:
         digest = hashlib.sha256(repr((self.name, self.labels, self.inputs)).encode())
         for part in self.tiers:
             digest.update(repr(part.tier).encode())
-            for name, value in sorted(part.module.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            for module in part.modules:
+                for name, value in sorted(module.state_dict().items()):
+                    digest.update(name.encode())
+                    digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -162,7 +172,7 @@ def check_network(network: Any, ref: str) -> Network:
                 f"{ref}: tier {tier.name!r} gives {tier.outputs}",
                 hint="the first output of every tier is called logits",
             )
-        if part.module.training:
+        if any(module.training for module in part.modules):
             raise ConfigError(
                 f"{ref}: tier {tier.name!r} is in training mode", hint="call .eval() on it"
             )
@@ -185,11 +195,12 @@ def _check_kinds(network: Network, ref: str) -> None:
                 f"{ref}: its {what} are {values!r}", hint=f"give a tuple of {kind.__name__}"
             )
     for part in network.tiers:
-        if not isinstance(part.tier, Tier) or not isinstance(part.module, torch.nn.Module):
+        modules = all(isinstance(module, torch.nn.Module) for module in part.modules)
+        if not isinstance(part.tier, Tier) or not modules:
+            kinds = [type(given).__name__ for given in (part.tier, *part.modules)]
             raise ConfigError(
-                f"{ref}: a tier has a {type(part.tier).__name__} and a "
-                f"{type(part.module).__name__}",
-                hint="TierNetwork takes a Tier and a torch.nn.Module",
+                f"{ref}: a tier has a {' and a '.join(kinds)}",
+                hint="TierNetwork takes a Tier, a torch.nn.Module, and perhaps one as student",
             )
     if not callable(network.samples):
         raise ConfigError(
