@@ -74,6 +74,7 @@ def make_entry(
 def _key(fingerprint: str, how: TierRecipe) -> dict[str, Any]:
     return {
         "network_fingerprint": fingerprint,
+        "student": how.student,
         "prune": how.prune,
         "prune_heads": how.prune_heads,
     }

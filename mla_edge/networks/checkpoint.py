@@ -93,10 +93,10 @@ def save_weights(modules: Mapping[str, nn.Module], path: Path, about: dict[str, 
 
 def load_weights(
     path: Path, modules: Mapping[str, nn.Module], network: str, *, partly: bool = False
-) -> None:
+) -> list[str]:
     """Fill ``modules``, by name, from a ``save_weights`` file; they are in eval mode then.
 
-    ``partly`` leaves those alone that the file has not. ConfigError if it cannot be read or is
+    Gives the names of those that were filled. ``partly`` leaves those alone that the file has not. ConfigError if it cannot be read or is
     of another network.
     """
     try:
@@ -105,6 +105,7 @@ def load_weights(
         raise ConfigError(
             f"{path}: weights cannot be read: {error}", hint="reinstall mla-edge"
         ) from error
+    filled = []
     for name, module in modules.items():
         prefix = f"{name}."
         part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
@@ -118,6 +119,8 @@ def load_weights(
                 hint=f"python -m mla_edge.networks.train {network} --data DIR --out FILE",
             ) from error
         module.eval()
+        filled.append(name)
+    return filled
 
 
 def read_about(path: Path) -> dict[str, str]:

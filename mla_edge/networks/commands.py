@@ -75,7 +75,9 @@ def make_student() -> MultimodalNetwork:
     return _network(mouth, audio, BridgeConfig(shared=160, heads=5, hidden=160, depth=1))
 
 
-def _network(mouth: EncoderConfig, audio: EncoderConfig, bridge: BridgeConfig) -> MultimodalNetwork:
+def _network(
+    mouth: EncoderConfig, audio: EncoderConfig, bridge: BridgeConfig
+) -> MultimodalNetwork:
     log_mel = LogMel(RATE_HZ, frame=512, hop=152, bands=64, frames=64)
     return MultimodalNetwork(
         {

@@ -64,7 +64,9 @@ def make_student() -> MultimodalNetwork:
     return _network(smaller(_IMAGE), smaller(_AUDIO), bridge)
 
 
-def _network(image: EncoderConfig, audio: EncoderConfig, bridge: BridgeConfig) -> MultimodalNetwork:
+def _network(
+    image: EncoderConfig, audio: EncoderConfig, bridge: BridgeConfig
+) -> MultimodalNetwork:
     log_mel = LogMel(RATE_HZ, frame=256, hop=80, bands=48, frames=96)
     return MultimodalNetwork(
         {"image": HybridEncoder(ImageFront(), image), "audio": HybridEncoder(log_mel, audio)},

@@ -2,8 +2,8 @@
 
 Stages: each modality alone, contrastive alignment of them, all together with modality dropout,
 the lite tier distilled from the full one, one encoder once more, and the full tier's student.
-Every batch is a function of the seed, the stage and the step, so an interrupted training goes on
-exactly where it stopped. ``--start FILE --stages student`` trains single stages on what an
+Every batch is a function of the seed, the stage and the step, so an interrupted training goes
+on exactly where it stopped. ``--start FILE --stages student`` trains single stages on what an
 earlier training reached.
 """
 
@@ -75,7 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--effort", type=_share, default=1.0, help="scales the steps of every stage"
     )
-    parser.add_argument("--start", type=Path, help="weights of an earlier training to go on from")
+    parser.add_argument(
+        "--start", type=Path, help="weights of an earlier training to go on from"
+    )
     parser.add_argument(
         "--stages", default="", help="only these, with commas between; the rest is --start's"
     )

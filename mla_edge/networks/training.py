@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mla_edge.errors import ConfigError
-from mla_edge.networks.checkpoint import State, load_weights, read_checkpoint, set_aside, write_checkpoint
+from mla_edge.networks.checkpoint import (
+    State,
+    load_weights,
+    read_checkpoint,
+    set_aside,
+    write_checkpoint,
+)
 from mla_edge.networks.encoders import HybridEncoder
 from mla_edge.networks.losses import aligned, classified, distilled
 from mla_edge.networks.multimodal import MultimodalNetwork
@@ -126,6 +132,7 @@ class Trainer:
         self._checkpoint = checkpoint
         self._hashes = dict(course.hashes)
         self._resume: Mapping[str, Any] | None = None
+        self._student_knows = False  # something, so that it need not begin as its teacher
         if checkpoint is not None and checkpoint.exists():
             self._go_on(checkpoint)
 
@@ -141,7 +148,8 @@ class Trainer:
         it is of another network.
         """
         if not self.done and self._resume is None:
-            load_weights(weights, self.networks, network, partly=True)
+            found = load_weights(weights, self.networks, network, partly=True)
+            self._student_knows = "student" in found
 
     def _go_on(self, checkpoint: Path) -> None:
         state = read_checkpoint(checkpoint)
@@ -236,7 +244,7 @@ class Trainer:
         if stage == "lite":
             return self._distil(self.lite), self.lite
         if stage == "student":
-            if self._resume is None:
+            if self._resume is None and not self._student_knows:
                 inherit(self.student, full)
             return self._distil(self.student), self.student
         # One may need more samples; with the rest frozen, the others keep what they learnt.
