@@ -131,6 +131,15 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
         rows.append((what, ", ".join(shares) or "-"))
     if summary["certified"]["decisions"]:
         rows.append(("certified", f"{summary['certified']['share']:.1%} of the decisions"))
+    deadline = summary["deadline"]
+    if deadline is not None:
+        missed, degraded = (deadline[what]["share"] for what in ("missed", "degraded"))
+        rows.append(
+            (
+                "deadline",
+                f"{deadline['ms']:g} ms: {missed:.1%} late, {degraded:.1%} by lite for it",
+            )
+        )
     if summary["accuracy"] is not None:
         rows.append(
             ("accuracy", f"{summary['accuracy']:.1%} of {summary['judged']} with known truth")

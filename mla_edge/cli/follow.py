@@ -24,11 +24,12 @@ class Follower:
         output: Union[JsonLines, Words],
         interrupts: Interrupts,
         recorder: "Optional[Recorder]" = None,
+        deadline_ms: Optional[float] = None,
     ) -> None:
         """No interrupt comes between showing something and counting it."""
         from mla_edge.runtime.summary import Summary
 
-        self.summary = Summary()
+        self.summary = Summary(deadline_ms)
         self.reasons: Dict[str, str] = {}  # by modality: why it was left out last
         self.failure: Optional[MlaEdgeError] = None
         self.interrupted = False

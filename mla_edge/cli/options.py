@@ -40,6 +40,13 @@ MaskSuspect = Annotated[
         "say so.",
     ),
 ]
+Deadline = Annotated[
+    Optional[float],
+    typer.Option(
+        min=0.001,
+        help="Answer so many ms after the capture: with lite, where full would be late.",
+    ),
+]
 Threads = Annotated[
     Optional[int],
     typer.Option(min=0, help="Of each engine, 0 for every core; default: the profile's."),

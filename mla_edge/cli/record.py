@@ -90,8 +90,7 @@ def record(
         wanted,
         settings,
         bundle,
-        engine=engine,
-        threads=threads,
+        {"engine": engine, "threads": threads},
         as_json=as_json,
         record=open_recorder,
     )

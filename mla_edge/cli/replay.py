@@ -50,7 +50,8 @@ def replay(
     session = RecordingReader(recording).session
     with Interrupts() as interrupts:
         folder = _choose(bundle, session)
-        with load(folder, engine, session.threads if threads is None else threads) as model:
+        opening = {"engine": engine, "threads": session.threads if threads is None else threads}
+        with load(folder, opening) as model:
             played = Replay(model, recording)
             _warn(played, model)
             output: Union[JsonLines, Words] = (

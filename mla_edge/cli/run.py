@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
 import typer
 
 from mla_edge.cli import options
+from mla_edge.cli.attended import Attended
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
@@ -31,6 +32,7 @@ def run(
     rate: options.Rate = None,
     max_age_ms: options.MaxAge = 500.0,
     mask_suspect: options.MaskSuspect = False,
+    deadline_ms: options.Deadline = None,
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
@@ -49,33 +51,39 @@ def run(
         "as_fast_as_possible": as_fast_as_possible,
     }
     wanted = {"camera": camera, "microphone": mic}
-    run_bundle(wanted, settings, bundle, engine=engine, threads=threads, as_json=as_json)
+    opening = {"engine": engine, "threads": threads, "deadline_ms": deadline_ms}
+    run_bundle(wanted, settings, bundle, opening, as_json=as_json)
 
 
 def run_bundle(
     wanted: Dict[str, str],
     settings: Dict[str, Any],
     bundle: Optional[Path],
+    opening: Dict[str, Any],
     *,
-    engine: str,
-    threads: Optional[int],
     as_json: bool,
     record: "Optional[Callable[[FusedModel], Recorder]]" = None,
 ) -> None:
-    """Run with the sources that are ``wanted``; ``record`` opens what notes it all."""
+    """Run with the sources that are ``wanted``; ``record`` opens what notes it all.
+
+    ``opening`` is what ``mla_edge.load`` takes besides the folder.
+    """
     if set(wanted.values()) == {NO_SOURCE}:
         raise ConfigError(
             "--camera none and --mic none leave nothing to run on",
             hint="give at least one, for example --camera sim://digits",
         )
     with Interrupts() as interrupts, ExitStack() as stack:
-        model = stack.enter_context(load(choose_bundle(bundle), engine, threads))
+        service = stack.enter_context(
+            Attended(lambda: load(choose_bundle(bundle), opening), reloads=record is None)
+        )
+        model = service.model.model
         fast = settings["as_fast_as_possible"]
         sources = open_sources(stack, model.bundle, wanted, fast)
         recorder = stack.enter_context(record(model)) if record is not None else None
         output = JsonLines(model.bundle.inputs) if as_json else Words()
         try:
-            _run(model, sources, settings, output, interrupts, recorder)
+            _run(service, sources, settings, output, interrupts, recorder)
         except BrokenPipeError:
             end_output()
 
@@ -86,7 +94,7 @@ def end_output() -> None:
 
 
 def _run(
-    model: "FusedModel",
+    service: Attended,
     sources: Dict[str, Any],
     settings: Dict[str, Any],
     output: Union[JsonLines, Words],
@@ -96,15 +104,16 @@ def _run(
     import mla_edge
     from mla_edge.signals import find_inputs
 
-    follower = Follower(output, interrupts, recorder)
+    follower = Follower(output, interrupts, recorder, service.deadline_ms)
     seen = sources if recorder is None else {n: recorder.watch(s) for n, s in sources.items()}
     start_s = time.monotonic()
     follower.follow(
         mla_edge.run(
-            model,
+            service.model,
             seen.get("camera"),
             seen.get("microphone"),
             on_fault=follower.on_fault,
+            stopped=service.attend,
             **settings,
         )
     )
@@ -115,7 +124,8 @@ def _run(
             f"no decision was made, for no source gave anything ({why or 'the run was short'})",
             hint="look at the devices: mla-edge doctor",
         )
-    specs = find_inputs(model.bundle.inputs)
+    service.stopping()
+    specs = find_inputs(service.model.bundle.inputs)
     drops = {specs[name].name: source.drops for name, source in sources.items()}
     shown = follower.summary.to_dict(seconds=seconds, drops=drops)
     if recorder is not None:
@@ -136,11 +146,11 @@ def choose_bundle(bundle: Optional[Path]) -> Path:
     return chosen.folder
 
 
-def load(folder: Path, engine: str, threads: Optional[int]) -> "FusedModel":
+def load(folder: Path, opening: Dict[str, Any]) -> "FusedModel":
     """The model of the bundle in ``folder``; what is to be known of it is told."""
     import mla_edge
 
-    model = mla_edge.load(folder, engine=engine, threads=threads)
+    model = mla_edge.load(folder, **opening)
     if model.note:
         typer.echo(model.note, err=True)
     return model

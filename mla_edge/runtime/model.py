@@ -16,12 +16,15 @@ from mla_edge.engines import Engine
 from mla_edge.engines.opening import Opened, open_tiers
 from mla_edge.errors import BundleError, ConfigError, InferenceError
 from mla_edge.profiles import load_profile_of
+from mla_edge.runtime.deadline import Deadline, check_deadline, measure_usual
 from mla_edge.runtime.routing import (
+    DEADLINE,
     ESCALATED,
     LITE_CONFIDENT,
     SINGLE_TIER,
     CascadeRouter,
     Router,
+    Verdict,
     softmax,
 )
 from mla_edge.signals import PRESENT, Prediction, Sample, Tensors, Tier
@@ -61,18 +64,21 @@ class FusedModel:
         engines_key: str = "",
         note: str = "",
         certified: Mapping[str, str] | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
         """Take an engine for each tier of ``bundle``; most callers want ``mla_edge.load``.
 
         ``runs_on`` says what the engines are, ``engines_key`` the machine that TensorRT's were
         built on, ``note`` why not others; ``certified`` has the id of the certificate of each
-        mode that has one. BundleError says where the engines do not fit the bundle.
+        mode that has one; ``deadline`` keeps the dear tiers from coming late. BundleError says
+        where the engines do not fit the bundle.
         """
         self.bundle = bundle
         self.runs_on = runs_on
         self.engines_key = engines_key
         self.note = note
         self._certified = dict(certified or {})
+        self.deadline = deadline
         self._tiers = bundle.tiers
         self._engines = [engines[tier.name] for tier in bundle.tiers]
         self._router = router
@@ -93,24 +99,14 @@ class FusedModel:
                 hint=f"give at least one of {', '.join(s.name for s in self.bundle.inputs)}",
             )
         tensors = dict(self._preprocess(sample))
-        answers: dict[int, Tensors] = {}
-        last = len(self._tiers) - 1
-        why = self._router.skip(mode) if last else SINGLE_TIER
-        reason = why or ESCALATED
-        for tier in range(last if why is None else 0):
-            verdict = self._router.judge(mode, self._logits(tier, tensors, answers))
-            if verdict.keep:
-                last, reason, probabilities = tier, LITE_CONFIDENT, verdict.probabilities
-                break
-        else:
-            probabilities = softmax(self._logits(last, tensors, answers))
-        best = int(probabilities.argmax())
         times = {name: signal.time_s for name, signal in sample.signals.items()}
+        tier, reason, probabilities = self._decide(mode, tensors, min(times.values()), clock)
+        best = int(probabilities.argmax())
         now_s = clock()
         return Prediction(
             label=self.bundle.labels[best],
             confidence=float(probabilities[best]),
-            tier=self._tiers[last].name,
+            tier=self._tiers[tier].name,
             reason=reason,
             mode=mode,
             capture_time_s=times,
@@ -118,7 +114,7 @@ class FusedModel:
             latency_ms=(time.perf_counter() - start) * 1e3,
             age_ms=(now_s - min(times.values())) * 1e3,
             truth=sample.truth,
-            certificate=self._certified.get(mode),
+            certificate=self._certified.get(mode) if reason != DEADLINE else None,
             probabilities=probabilities,
         )
 
@@ -140,18 +136,46 @@ class FusedModel:
         """Free the engines."""
         self.close()
 
-    def _logits(self, tier: int, tensors: Tensors, answers: dict[int, Tensors]) -> np.ndarray:
+    def _decide(
+        self, mode: str, tensors: Tensors, captured_s: float, clock: Clock
+    ) -> tuple[int, str, np.ndarray]:
+        """The tier that answers, why it does, and its probabilities [classes]."""
+        answers: dict[int, Tensors] = {}
+        last = len(self._tiers) - 1
+        why = self._router.skip(mode) if last else SINGLE_TIER
+        cheap: Verdict | None = None
+        tier = 0
+        for tier in range(last if why is None else 0):
+            cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
+            if cheap.keep:
+                return tier, LITE_CONFIDENT, cheap.probabilities
+        deadline = self.deadline
+        is_late = deadline is not None and not deadline.allows(
+            self._tiers[last].name, captured_s, clock()
+        )
+        if last and is_late:
+            if cheap is None:
+                cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
+            return tier, DEADLINE, cheap.probabilities
+        return last, why or ESCALATED, softmax(self._logits(last, tensors, answers, clock))
+
+    def _logits(
+        self, tier: int, tensors: Tensors, answers: dict[int, Tensors], clock: Clock
+    ) -> np.ndarray:
         """Run ``tier``, after the earlier ones whose outputs it takes; [classes]."""
         sources = self._sources[tier]
         for source in sources.values():
             if source is not None and source not in answers:
-                self._logits(source, tensors, answers)
-        answers[tier] = self._engines[tier].run(
-            {
-                name: tensors[name] if source is None else answers[source][name]
-                for name, source in sources.items()
-            }
-        )
+                self._logits(source, tensors, answers, clock)
+        inputs = {
+            name: tensors[name] if source is None else answers[source][name]
+            for name, source in sources.items()
+        }
+        began = clock()
+        answers[tier] = self._engines[tier].run(inputs)
+        if self.deadline is not None:
+            taken_ms = (clock() - began) * 1e3
+            self.deadline.observe(self._tiers[tier].name, taken_ms)
         logits: np.ndarray = answers[tier][LOGITS][0]
         if not np.isfinite(logits).all():
             raise InferenceError(
@@ -162,7 +186,11 @@ class FusedModel:
 
 
 def load(
-    folder: str | os.PathLike[str], *, engine: str = "auto", threads: int | None = None
+    folder: str | os.PathLike[str],
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    deadline_ms: float | None = None,
 ) -> FusedModel:
     """Load the bundle in ``folder``: check its hashes and open an engine for each tier.
 
@@ -170,10 +198,15 @@ def load(
     Runtime), ``onnxruntime``, ``tensorrt``, ``ort-tensorrt`` or ``ort-cuda``. ``threads`` is of
     each engine, at most four a core, 0 for every core; None takes what the bundle's profile
     says. ConfigError: there cannot be so many.
+
+    With ``deadline_ms``, after the capture of the oldest signal that is used, a dear tier is
+    not asked where it would probably be late: the cheaper one's answer counts, with the reason
+    ``deadline``. Each tier is timed here first, for some runs.
+
     BundleError names the file that is missing, changed, cut off or does not fit; EngineMismatch
     what an engine was built for. MissingDependency names the package to install.
     """
-    return open_model(folder, engine=engine, threads=threads)
+    return open_model(folder, engine=engine, threads=threads, deadline_ms=deadline_ms)
 
 
 def open_model(
@@ -181,6 +214,7 @@ def open_model(
     *,
     engine: str = "auto",
     threads: int | None = None,
+    deadline_ms: float | None = None,
     instrument: Instrument | None = None,
 ) -> FusedModel:
     """As ``load``, with an ``instrument`` around the parts."""
@@ -188,6 +222,8 @@ def open_model(
 
     if threads is not None:
         _check_threads(threads)
+    if deadline_ms is not None:
+        check_deadline(deadline_ms)
     bundle = Bundle.read(folder)
     bundle.check_hashes()
     if threads is None:
@@ -199,6 +235,10 @@ def open_model(
     opened = open_tiers(bundle, engine=engine, threads=threads)
     try:
         policy, certified, void = _certified(bundle, opened)
+        deadline, slow = None, ""
+        if deadline_ms is not None:
+            deadline = Deadline(deadline_ms, measure_usual(opened.engines))
+            slow = _never_in_time(bundle.tiers[-1].name, deadline)
         parts = Parts(opened.engines, CascadeRouter(policy), preprocess, policy)
         if instrument is not None:
             parts = instrument(parts)
@@ -209,8 +249,9 @@ def open_model(
             parts.preprocess,
             runs_on=opened.title,
             engines_key=opened.key,
-            note="\n".join(text for text in (opened.note, void) if text),
+            note="\n".join(text for text in (opened.note, void, slow) if text),
             certified=certified,
+            deadline=deadline,
         )
     except BaseException:
         for each in opened.engines.values():
@@ -233,6 +274,17 @@ def _certified(bundle: Bundle, opened: Opened) -> tuple[RouterPolicy, dict[str, 
         )
     ids = dict.fromkeys(certificate.modes, certificate.id)
     return certificate.apply(opened.policy), ids, ""
+
+
+def _never_in_time(tier: str, deadline: Deadline) -> str:
+    """What there is to say where the dearest tier is too slow for the deadline at any time."""
+    usual_ms = deadline.usual_ms[tier]
+    if usual_ms < deadline.ms:
+        return ""
+    return (
+        f"{tier} takes {usual_ms:.1f} ms here: with a deadline of {deadline.ms:g} ms it is "
+        "never asked"
+    )
 
 
 def _profile_threads(bundle: Bundle) -> int:

@@ -14,6 +14,7 @@ LITE_CONFIDENT = "lite-confident"
 ESCALATED = "escalated"
 UNKNOWN_MODE = "unknown-mode"
 FULL_ONLY = "full-only"
+DEADLINE = "deadline"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,13 @@ class CascadeRouter:
         return FULL_ONLY if policy.threshold > 1.0 else None
 
     def judge(self, mode: str, logits: np.ndarray) -> Verdict:
-        """Compare the confidence of ``logits`` [classes] with the threshold of ``mode``."""
-        policy = self._modes[mode]
+        """Compare the confidence of ``logits`` [classes] with the threshold of ``mode``.
+
+        In a mode without a policy it is never enough, and its temperature is 1.
+        """
+        policy = self._modes.get(mode)
+        if policy is None:
+            return Verdict(False, softmax(logits))
         probabilities = softmax(logits, policy.temperature)
         return Verdict(bool(probabilities.max() >= policy.threshold), probabilities)
 

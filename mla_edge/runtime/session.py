@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from typing import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, Generator, Iterator, Protocol, Sequence
 
 from mla_edge.errors import ConfigError
 from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone
-from mla_edge.runtime.model import Clock, FusedModel
+from mla_edge.runtime.model import Clock
 from mla_edge.runtime.sense import ENDED, FILLING, OK, WAITING, Fault, Sense, Source
 from mla_edge.runtime.vitals import Vitals
 from mla_edge.signals import SENSES, InputSpec, Prediction, Sample, find_inputs
+
+if TYPE_CHECKING:
+    from mla_edge.bundle import Bundle
 
 STEP_S = 0.05
 """Without a camera, so much new sound is worth a decision; also the pause while all is lost."""
@@ -24,8 +27,21 @@ PAUSE_S = 0.005
 """Before asking again a source that has news at any moment, but less of it than a step."""
 
 
+class Model(Protocol):
+    """What the loop needs of a model."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that decides."""
+        ...
+
+    def infer(self, sample: Sample, *, clock: Clock = ...) -> Prediction:
+        """What it says of ``sample``."""
+        ...
+
+
 def run(  # noqa: PLR0913 - each is a setting of the loop
-    model: FusedModel,
+    model: Model,
     camera: Camera | None,
     microphone: Microphone | None,
     *,
@@ -37,6 +53,7 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     on_fault: Callable[[Fault], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> Generator[Prediction, None, None]:
     """Predictions on the newest frame and the last window of sound, until the sources end.
 
@@ -53,6 +70,9 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
 
     ``as_fast_as_possible`` is for files and simulators that were opened so: the time is then
     that of the newest signal, and sound is read up to the moment of the frame.
+
+    ``stopped`` ends it from another thread, where it gives True: it is asked at every turn of
+    the loop, which is each 50 ms or sooner, also while nothing comes in.
 
     ``clock`` and ``sleep`` are for tests. Nothing is opened or closed here. ConfigError: the
     options do not fit each other, or the sources not the model.
@@ -73,6 +93,7 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
         sleep=sleep,
         on_fault=on_fault or _ignore,
         mask_suspect=mask_suspect,
+        stopped=stopped or _never,
     )
     if camera is not None:
         loop.add(_input(model, "camera"), camera, step_s=0.0)
@@ -87,7 +108,7 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     return _predict(model, loop.senses, loop.ticks_of_news(), clock)
 
 
-def _input(model: FusedModel, source: str) -> InputSpec:
+def _input(model: Model, source: str) -> InputSpec:
     spec = find_inputs(model.bundle.inputs).get(source)
     if spec is None:
         raise ConfigError(
@@ -99,7 +120,7 @@ def _input(model: FusedModel, source: str) -> InputSpec:
 
 
 def _predict(
-    model: FusedModel, senses: Sequence[Sense], ticks: Iterator[None], clock: Clock
+    model: Model, senses: Sequence[Sense], ticks: Iterator[None], clock: Clock
 ) -> Generator[Prediction, None, None]:
     with ExitStack() as stack:
         for sense in senses:
@@ -114,7 +135,7 @@ def _predict(
 class _Loop:
     """The senses, and the ways to wait for the next tick; each ends when the run is over."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what `run` was given
         self,
         *,
         max_age_s: float,
@@ -123,6 +144,7 @@ class _Loop:
         sleep: Callable[[float], None],
         on_fault: Callable[[Fault], None],
         mask_suspect: bool,
+        stopped: Callable[[], bool],
     ) -> None:
         self.senses: list[Sense] = []  # the camera first: it leads while it is well
         self._max_age_s = max_age_s
@@ -131,6 +153,7 @@ class _Loop:
         self._sleep = sleep
         self._on_fault = on_fault
         self._mask_suspect = mask_suspect
+        self._stopped = stopped
         self._start_s = clock()
 
     def add(self, spec: InputSpec, source: Source, *, step_s: float) -> None:
@@ -187,9 +210,8 @@ class _Loop:
         number = 0
         while True:
             due_s = self._start_s + number / rate_hz
-            wait_s = min(due_s, end_s) - self._clock()
-            if wait_s > 0:
-                self._sleep(wait_s)
+            while (wait_s := min(due_s, end_s) - self._clock()) > 0 and not self._stopped():
+                self._sleep(min(STEP_S, wait_s))
             if due_s >= end_s or self._ended():
                 return
             for sense in self.senses:
@@ -232,11 +254,15 @@ class _Loop:
         return next((sense for sense in self.senses if sense.state in LEADING), None)
 
     def _ended(self) -> bool:
-        return all(sense.state == ENDED for sense in self.senses)
+        return self._stopped() or all(sense.state == ENDED for sense in self.senses)
 
     def _judge(self, now_s: float) -> None:
         for sense in self.senses:
             sense.judge(now_s, self._max_age_s)
+
+
+def _never() -> bool:
+    return False
 
 
 def _ignore(fault: Fault) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
+from mla_edge.runtime.routing import DEADLINE
 from mla_edge.runtime.sense import BACK, ENDED, Fault
 from mla_edge.signals import Prediction
 
@@ -17,9 +18,12 @@ LONGEST = 1_000_000
 class Summary:
     """Counts predictions and faults as they come; its memory does not grow for ever."""
 
-    def __init__(self) -> None:
-        """Start with nothing."""
+    def __init__(self, deadline_ms: float | None = None) -> None:
+        """Start with nothing; with ``deadline_ms`` decisions may be late."""
         self.decisions = 0
+        self._deadline_ms = deadline_ms
+        self._late = 0
+        self._degraded = 0
         self._tiers: Counter[str] = Counter()
         self._modes: Counter[str] = Counter()
         self._faults: dict[str, Counter[str]] = {}
@@ -39,6 +43,9 @@ class Summary:
         self._age_ms.add(prediction.age_ms)
         if len(prediction.capture_time_s) > 1:
             self._skew_ms.add(prediction.skew_ms)
+        if self._deadline_ms is not None:
+            self._late += prediction.age_ms > self._deadline_ms
+            self._degraded += prediction.reason == DEADLINE
         self._certified += prediction.certificate is not None
         if prediction.truth is not None:
             self._judged += 1
@@ -61,6 +68,7 @@ class Summary:
             "tiers": self._shares(self._tiers),
             "modes": self._shares(self._modes),
             "certified": self._part(self._certified),
+            "deadline": self._deadline(),
             "latency_ms": self._latency_ms.to_dict(),
             "age_ms": self._age_ms.to_dict(),
             "skew_ms": self._skew_ms.to_dict(),
@@ -69,6 +77,13 @@ class Summary:
             "drops": dict(drops),
             "faults": {name: dict(counts) for name, counts in self._faults.items()},
         }
+
+    def _deadline(self) -> dict[str, Any] | None:
+        """How many were later than the deadline, and answered by a cheap tier to keep it."""
+        if self._deadline_ms is None:
+            return None
+        parts = {"missed": self._part(self._late), "degraded": self._part(self._degraded)}
+        return {"ms": self._deadline_ms, **parts}
 
     def _shares(self, counts: Mapping[str, int]) -> dict[str, dict[str, float]]:
         return {name: self._part(count) for name, count in sorted(counts.items())}
