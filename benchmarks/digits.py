@@ -7,7 +7,8 @@ any folder with files of the same names and shapes will do. Pictures are the fil
 pictures but for every seventh, which tunes, on drawn cards; recordings are takes 0-4 of known
 speakers; noise is every eighth clip. Speakers that training never heard are measured apart,
 with all their takes. Without --bundle the network is exported for this computer first, into a
-folder that is thrown away. ``--float-only`` needs no bundle: it measures both tiers and the student in float.
+folder that is thrown away. ``--float-only`` needs no bundle: it measures both tiers and the
+student in float.
 ``--only ROW`` measures only the row of that name, and may be given again.
 
 ``--leave-one-speaker-out`` instead trains the audio encoder with its throw-away head (the stage

@@ -96,8 +96,8 @@ def load_weights(
 ) -> list[str]:
     """Fill ``modules``, by name, from a ``save_weights`` file; they are in eval mode then.
 
-    Gives the names of those that were filled. ``partly`` leaves those alone that the file has not. ConfigError if it cannot be read or is
-    of another network.
+    Gives the names of those that were filled. ``partly`` leaves those alone that the file has
+    not. ConfigError if it cannot be read or is of another network.
     """
     try:
         state = load_file(path)
