@@ -92,9 +92,10 @@ def _sound(
     return np.asarray(noisy / max(1.0, float(np.abs(noisy).max())), np.float32)
 
 
-def float_tier(network: Network, tier: str) -> Predict:
-    """The float network, in batches."""
-    module = next(part.module for part in network.tiers if part.tier.name == tier)
+def float_tier(network: Network, tier: str, *, student: bool = False) -> Predict:
+    """The float network, or a tier's student, in batches."""
+    part = next(part for part in network.tiers if part.tier.name == tier)
+    module = part.modules[-1] if student else part.module
 
     def predict(cell: Cell) -> np.ndarray:
         found = []
@@ -217,7 +218,10 @@ def main() -> int:
     try:
         data = CommandsData.load(args.data)
         network = load_network("commands")
-        measured = {"float": float_tier(network, "full")}
+        measured = {
+            "float": float_tier(network, "full"),
+            "student float": float_tier(network, "full", student=True),
+        }
         with ExitStack() as stack:
             if not args.float_only:
                 bundle = _find_bundle(args, stack)

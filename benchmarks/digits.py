@@ -7,7 +7,8 @@ any folder with files of the same names and shapes will do. Pictures are the fil
 pictures but for every seventh, which tunes, on drawn cards; recordings are takes 0-4 of known
 speakers; noise is every eighth clip. Speakers that training never heard are measured apart,
 with all their takes. Without --bundle the network is exported for this computer first, into a
-folder that is thrown away. ``--float-only`` needs no bundle: it measures both tiers in float.
+folder that is thrown away. ``--float-only`` needs no bundle: it measures both tiers and the
+student in float.
 ``--only ROW`` measures only the row of that name, and may be given again.
 
 ``--leave-one-speaker-out`` instead trains the audio encoder with its throw-away head (the stage
@@ -160,9 +161,10 @@ def takes(data: DigitsData, *splits: str) -> dict[int, list[np.ndarray]]:
     return {d: [clip for s in splits for clip in data.recordings[s][d]] for d in range(10)}
 
 
-def float_tier(network: Network, tier: str) -> Predict:
-    """The float network, in batches."""
-    module = next(part.module for part in network.tiers if part.tier.name == tier)
+def float_tier(network: Network, tier: str, *, student: bool = False) -> Predict:
+    """The float network, or a tier's student, in batches."""
+    part = next(part for part in network.tiers if part.tier.name == tier)
+    module = part.modules[-1] if student else part.module
 
     def predict(cell: Cell) -> np.ndarray:
         answers = []
@@ -268,14 +270,16 @@ def rows(folder: Path, count: int) -> dict[str, Callable[[], Cell]]:
 def columns(network: Network, bundle: Bundle | None) -> Iterator[dict[str, Predict]]:
     """What is measured: both tiers in float and, with ``bundle``, its graphs."""
     full, lite = float_tier(network, "full"), float_tier(network, "lite")
+    student = float_tier(network, "full", student=True)
     if bundle is None:
-        yield {"float": full, "lite float": lite}
+        yield {"float": full, "student float": student, "lite float": lite}
         return
     with graph(bundle.graph("full", cpu=False), optimise=False) as tensorrt, graph(
         bundle.graph("full", cpu=True)
     ) as cpu, graph(bundle.graph("lite", cpu=True)) as lite_cpu:
         yield {
             "float": full,
+            "student float": student,
             "tensorrt int8": tensorrt,
             "cpu int8": cpu,
             "lite float": lite,

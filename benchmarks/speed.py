@@ -1,4 +1,4 @@
-"""Size and speed of a digits bundle against the float full network, in one run.
+"""Size and speed of a bundle of digits or commands against the float network, in one run.
 
     python benchmarks/speed.py BUNDLE [--data DIR] [--samples 600] [--threads 1] [--json]
 
@@ -7,13 +7,14 @@ figure is whole decisions through ``mla_edge.load``: preprocessing, lite, router
 escalates, full; it stands against preprocessing and the float full network on the same samples.
 Samples are test samples of the data folder, or of the simulator without one.
 
-It also measures the alternative to a lite tier of its own: the first stages of the full
-network, shared, whose cost is a lower bound of what a lite tier on top of them costs.
+For digits it also measures the alternative to a lite tier of its own: the first stages of the
+full network, shared, whose cost is a lower bound of what a lite tier on top of them costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import tempfile
@@ -57,13 +58,19 @@ class FirstStages(nn.Module):
 
 
 def float_graphs(network: Network, folder: Path) -> dict[str, Path]:
-    """Float graphs of both tiers and of the shared first stages."""
+    """Float graphs of both tiers, of students, and of the shared first stages."""
     parts = {part.tier.name: part for part in network.tiers}
     full = parts["full"].module
     assert isinstance(full, MultimodalNetwork)
     graphs = {}
     for name, part in parts.items():
         graphs[f"{name} float"] = to_onnx(network, part, folder / f"{name}.onnx", opset=17).path
+        if part.student is not None:
+            student = dataclasses.replace(part, module=part.student)
+            path = folder / f"{name}.student.onnx"
+            graphs[f"{name} student float"] = to_onnx(network, student, path, opset=17).path
+    if network.name != "digits":
+        return graphs
     for stages in (1, 3, 5):
         title = f"first {stages} stages"
         tier = Tier(f"shared{stages}", parts["full"].tier.inputs, ("logits",))
@@ -122,8 +129,8 @@ def time_routed(
 
 def measure(args: argparse.Namespace, scratch: Path) -> dict[str, object]:
     """All of it."""
-    network = load_network("digits", data=args.data)
     bundle = mla_edge.Bundle.read(args.bundle)
+    network = load_network(bundle.network, data=args.data)
     graphs = float_graphs(network, scratch)
     for tier in bundle.tiers:
         graphs[f"{tier.name} cpu int8"] = bundle.graph(tier.name, cpu=True)

@@ -151,13 +151,14 @@ def adapt(request: AdaptRequest, on_step: OnStep = _silent) -> Adapted:
 
 
 def adapt_network(network: Network, request: AdaptRequest, steps: Steps) -> Adapted:
-    """The network after learning ``request.folder``; writes nothing.
+    """The network after learning ``request.folder``, students as tiers; writes nothing.
 
     A tier that is no better on the examples held out, or has forgotten too much, stays as it
     was, and its outcome says why.
     """
     began = time.monotonic()
     plan = request.plan
+    network = dataclasses.replace(network, tiers=network.learners)
     with steps.step("read_folder"):
         folder = read_folder(request.folder, network.inputs, network.labels)
         learned, held = split_rows(folder.rows, request.held_out_share, plan.seed)

@@ -54,9 +54,10 @@ class Score:
 
 
 def with_widths(job: Job, tier: str, widths: Mapping[str, int]) -> Job:
-    """The job with the tier pruned to ``widths`` and by no share."""
+    """The job with the tier pruned to ``widths``, by no share, and not its student."""
     how = dataclasses.replace(
         job.recipe.tier(tier),
+        student=False,
         prune=0.0,
         prune_heads=0.0,
         prune_residual=0.0,

@@ -71,7 +71,10 @@ def network_files(network: Network, ref: str) -> set[Path]:
     """
     builder = _builder(ref)
     classes = {
-        type(part).__module__ for tier in network.tiers for part in tier.module.modules()
+        type(part).__module__
+        for tier in network.tiers
+        for module in tier.modules
+        for part in module.modules()
     }
     files = {_file_of(name) for name in classes if not _is_in(name, "torch")}
     packages, folders = set(), set()
@@ -122,9 +125,9 @@ def _is_installed(path: Path) -> bool:
 
 def _settings(network: Network) -> Iterator[Any]:
     """What every module of every tier is set to, apart from its weights."""
-    for tier in network.tiers:
-        yield _ADDRESS.sub("", repr(tier.module))
-        for name, part in tier.module.named_modules():
+    for module in (module for tier in network.tiers for module in tier.modules):
+        yield _ADDRESS.sub("", repr(module))
+        for name, part in module.named_modules():
             own = {key: value for key, value in vars(part).items() if key not in _MODULE}
             own.update(part.named_buffers(recurse=False))  # some are not saved with the weights
             known = ((key, _plain(value)) for key, value in sorted(own.items()))

@@ -44,20 +44,31 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``."""
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
-    shrinks = bool(how.shares or how.widths)
+    student = how.student and part.student is not None
+    shrinks = not student and bool(how.shares or how.widths)
     half = job.precision == "fp16" or mixes(job)
     opset = int(job.profile.opset or 0)
     learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
     shares = how.prune, how.prune_heads, how.prune_residual
-    key = hash_of("graphs", job.base, name, shares, how.widths, learning, opset, half)
+    key = hash_of("graphs", job.base, name, student, shares, how.widths, learning, opset, half)
     entry = job.cache.find(key)
     if entry is not None:
-        done = [("prune", shrinks), ("distil", bool(learning)), ("to_onnx", True)]
+        done = [
+            ("student", student),
+            ("prune", shrinks),
+            ("distil", bool(learning)),
+            ("to_onnx", True),
+        ]
         for step in (step for step, was_needed in done if was_needed):
             steps.reused(step, name)
         return entry
     part = without_adapters(part)
-    module, shrunk = _shrink(job, part, how) if shrinks else (part.module, _whole(part.module))
+    if student:
+        module, shrunk = _student(job, part)
+    elif shrinks:
+        module, shrunk = _shrink(job, part, how)
+    else:
+        module, shrunk = part.module, _whole(part.module)
     with steps.step("to_onnx", name):
 
         def make(folder: Path) -> None:
@@ -96,6 +107,16 @@ def with_earlier_outputs(job: Job, samples: Sequence[Tensors]) -> list[Tensors]:
         return run_tiers(engines, samples)[1]
 
 
+def _student(job: Job, part: TierNetwork) -> tuple[torch.nn.Module, dict[str, Any]]:
+    assert part.student is not None
+    with job.steps.step("student", part.tier.name):
+        whole = _whole(part.module)
+        shrunk = {**_whole(part.student), "parameters": whole["parameters"], "student": True}
+        millions = shrunk["parameters"] / 1e6, shrunk["parameters_after"] / 1e6
+        job.steps.note(f"{millions[0]:.2f} M → {millions[1]:.2f} M parameters")
+    return part.student, shrunk
+
+
 def _shrink(
     job: Job, part: TierNetwork, how: TierRecipe
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -117,6 +138,7 @@ def _shrink(
         "parameters_after": pruned.parameters_after,
         "pruned": [dataclasses.asdict(change) for change in pruned.changes],
         "distillation": None,
+        "student": False,
     }
     if job.trains:
         with job.steps.step("distil", name):
@@ -136,16 +158,25 @@ def _shrink(
 
 def without_adapters(part: TierNetwork) -> TierNetwork:
     """The tier with its low-rank adapters merged: pruning and TensorRT see plain layers."""
-    if not any(isinstance(module, ADAPTED) for module in part.module.modules()):
-        return part
-    return dataclasses.replace(part, module=merge_lora(copy.deepcopy(part.module)))
+
+    def merged(module: torch.nn.Module) -> torch.nn.Module:
+        if not any(isinstance(inner, ADAPTED) for inner in module.modules()):
+            return module
+        return merge_lora(copy.deepcopy(module))
+
+    student = None if part.student is None else merged(part.student)
+    return dataclasses.replace(part, module=merged(part.module), student=student)
 
 
 def _whole(module: torch.nn.Module) -> dict[str, Any]:
     count = sum(parameter.numel() for parameter in module.parameters())
     return {
-        "parameters": count, "parameters_after": count, "pruned": [], "distillation": None
-    }  # fmt: skip
+        "parameters": count,
+        "parameters_after": count,
+        "pruned": [],
+        "distillation": None,
+        "student": False,
+    }
 
 
 def mixes(job: Job) -> bool:

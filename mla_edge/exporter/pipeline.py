@@ -235,6 +235,8 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
         how = plan.recipe.tier(part.tier.name)
         if plan.goal is not None and plan.goal.tier == part.tier.name:
             todo += plan.goal.steps(request.data)
+        elif how.student and part.student is not None:
+            todo.append(f"{part.tier.name}: its student")
         elif how.shares:
             todo.append(f"{part.tier.name}: prune {how.shares}")
             if request.data is not None:
@@ -396,6 +398,9 @@ def write_manifest(
 def _room_mb(network: Network) -> float:
     """About what the graphs, the cache of the steps and the golden samples take."""
     values = sum(
-        tensor.numel() for part in network.tiers for tensor in part.module.state_dict().values()
+        tensor.numel()
+        for part in network.tiers
+        for module in part.modules
+        for tensor in module.state_dict().values()
     )
     return 16.0 + float(values) * 4 * 3 / 1e6

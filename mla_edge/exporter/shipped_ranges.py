@@ -74,8 +74,10 @@ def make_entry(
 def _key(fingerprint: str, how: TierRecipe) -> dict[str, Any]:
     return {
         "network_fingerprint": fingerprint,
+        "student": how.student,
         "prune": how.prune,
         "prune_heads": how.prune_heads,
+        "prune_residual": how.prune_residual,
     }
 
 

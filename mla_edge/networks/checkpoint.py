@@ -81,11 +81,11 @@ def set_aside(path: Path) -> Path:
     return path.rename(free)
 
 
-def save_weights(full: nn.Module, lite: nn.Module, path: Path, about: dict[str, str]) -> None:
-    """Both tiers in half precision as one safetensors file, with ``about`` in its header."""
+def save_weights(modules: Mapping[str, nn.Module], path: Path, about: dict[str, str]) -> None:
+    """Modules by name in half precision, one safetensors file, with ``about`` in its header."""
     tensors = {
-        f"{tier}.{name}": value.half() if value.is_floating_point() else value
-        for tier, module in (("full", full), ("lite", lite))
+        f"{part}.{name}": value.half() if value.is_floating_point() else value
+        for part, module in modules.items()
         for name, value in module.state_dict().items()
     }
     _write(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata=about))
@@ -101,12 +101,21 @@ def save_tiers(modules: Mapping[str, nn.Module], path: Path, about: dict[str, st
     _write(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata=about))
 
 
-def load_weights(path: Path, modules: Mapping[str, nn.Module], network: str) -> None:
-    """Fill ``modules``, by tier, from a ``save_weights`` file; they are in eval mode then."""
+def load_weights(
+    path: Path, modules: Mapping[str, nn.Module], network: str, *, partly: bool = False
+) -> list[str]:
+    """Fill ``modules``, by name, from a ``save_weights`` file; they are in eval mode then.
+
+    Gives the names of those that were filled. ``partly`` leaves those alone that the file has
+    not. ConfigError if it cannot be read or is of another network.
+    """
     state = _read_tensors(path, "reinstall mla-edge")
-    for tier, module in modules.items():
-        prefix = f"{tier}."
+    filled = []
+    for name, module in modules.items():
+        prefix = f"{name}."
         part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
+        if partly and not part:
+            continue
         try:
             module.load_state_dict(part)
         except RuntimeError as error:
@@ -115,6 +124,8 @@ def load_weights(path: Path, modules: Mapping[str, nn.Module], network: str) -> 
                 hint=f"python -m mla_edge.networks.train {network} --data DIR --out FILE",
             ) from error
         module.eval()
+        filled.append(name)
+    return filled
 
 
 def load_tiers(path: Path, modules: Mapping[str, nn.Module], network: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from mla_edge.errors import ConfigError
@@ -10,7 +11,7 @@ from mla_edge.networks.checkpoint import load_weights
 from mla_edge.networks.encoders import ClipFront, EncoderConfig, HybridEncoder, LogMel
 from mla_edge.networks.fusion import BridgeConfig
 from mla_edge.networks.multimodal import MultimodalNetwork
-from mla_edge.networks.network import Network, SampleSource, TierNetwork
+from mla_edge.networks.network import Network, SampleSource, TierNetwork, student_of
 from mla_edge.signals import NOTHING, InputSpec, Sample, Tier
 
 RATE_HZ = 16000
@@ -34,42 +35,57 @@ LABELS = (
 )  # fmt: skip
 
 
+_MOUTH = EncoderConfig(
+    in_channels=5,
+    channels=(32, 64, 160),
+    inner=(0, 0, 64),
+    strides=((2, 2),) * 3,
+    collapse=(5, 6),
+    grid=(1, FRAMES),
+    window=(1, 4),
+    keep=8,
+    depth=3,
+    heads=5,
+    hidden=480,
+)
+_AUDIO = EncoderConfig(
+    channels=(24, 32, 80, 160),
+    inner=(0, 32, 80, 128),
+    strides=((2, 1), (2, 2), (2, 2), (2, 1)),
+    grid=(4, 16),
+    window=(4, 4),
+    keep=16,
+    depth=3,
+    heads=5,
+    hidden=640,
+    pool=(4, 1),
+)
+
+
 def make_full() -> MultimodalNetwork:
     """The full tier, untrained: a token a frame, and as many moments of sound."""
-    mouth = EncoderConfig(
-        in_channels=5,
-        channels=(32, 64, 160),
-        inner=(0, 0, 64),
-        strides=((2, 2),) * 3,
-        collapse=(5, 6),
-        grid=(1, FRAMES),
-        window=(1, 4),
-        keep=8,
-        depth=3,
-        heads=5,
-        hidden=480,
-    )
-    audio = EncoderConfig(
-        channels=(24, 32, 80, 160),
-        inner=(0, 32, 80, 128),
-        strides=((2, 1), (2, 2), (2, 2), (2, 1)),
-        grid=(4, 16),
-        window=(4, 4),
-        keep=16,
-        depth=3,
-        heads=5,
-        hidden=640,
-        pool=(4, 1),
-    )
+    return _network(_MOUTH, _AUDIO, BridgeConfig(shared=256, heads=8, hidden=768, depth=2))
+
+
+def make_student() -> MultimodalNetwork:
+    """The student of the full tier, untrained: fewer blocks, the lips keep two of three."""
+    mouth = replace(_MOUTH, inner=(0, 0, 0), depth=2, hidden=224)
+    narrow = replace(_AUDIO, channels=(16, 32, 80, 160), inner=(0, 0, 0, 64))
+    audio = replace(narrow, depth=1, hidden=224)
+    return _network(mouth, audio, BridgeConfig(shared=160, heads=5, hidden=160, depth=1))
+
+
+def _network(
+    mouth: EncoderConfig, audio: EncoderConfig, bridge: BridgeConfig
+) -> MultimodalNetwork:
+    log_mel = LogMel(RATE_HZ, frame=512, hop=152, bands=64, frames=64)
     return MultimodalNetwork(
         {
             "mouth": HybridEncoder(ClipFront(FRAMES, taps=5, crop=CROP), mouth),
-            "audio": HybridEncoder(
-                LogMel(RATE_HZ, frame=512, hop=152, bands=64, frames=64), audio
-            ),
+            "audio": HybridEncoder(log_mel, audio),
         },
         classes=len(LABELS),
-        bridge=BridgeConfig(shared=256, heads=8, hidden=768, depth=2),
+        bridge=bridge,
     )
 
 
@@ -118,8 +134,9 @@ def commands(
     The folder is described in ``mla_edge.networks.commands_files``. Nothing simulates this
     network's input, so without a folder it has no samples and an export says so.
     """
-    full, lite = make_full(), make_lite()
-    load_weights(Path(weights), {"full": full, "lite": lite}, "commands")
+    full, lite, student = make_full(), make_lite(), make_student()
+    modules = {"full": full, "lite": lite, student_of("full"): student}
+    load_weights(Path(weights), modules, "commands")
     samples: SampleSource = _no_samples
     if data is not None:
         from mla_edge.networks.commands_data import sample_source
@@ -130,8 +147,8 @@ def commands(
         labels=LABELS,
         inputs=INPUTS,
         tiers=tuple(
-            TierNetwork(Tier(name, ("mouth", "audio", "present"), ("logits",)), module)
-            for name, module in (("lite", lite), ("full", full))
+            TierNetwork(Tier(name, ("mouth", "audio", "present"), ("logits",)), module, smaller)
+            for name, module, smaller in (("lite", lite, None), ("full", full, student))
         ),
         samples=samples,
     )

@@ -16,6 +16,7 @@ from mla_edge.networks.commands import (
     WIDTH,
     make_full,
     make_lite,
+    make_student,
 )
 from mla_edge.networks.commands_data import CommandsData, CommandsMaker
 from mla_edge.networks.plan import Plan, Stage
@@ -30,11 +31,16 @@ PLAN = Plan(
         Stage("joint", 900, 6e-4),
         Stage("polish", 700, 6e-4),
         Stage("lite", 1000, 3e-3),
+        Stage("student", 1600, 1.5e-3),
     )
 )
 
 # Shares of both modalities, mouth only and audio only, where the stage drops modalities.
-DROPOUT = {"joint": (0.5, 0.3, 0.2), "lite": (0.5, 0.25, 0.25)}
+DROPOUT = {
+    "joint": (0.5, 0.3, 0.2),
+    "lite": (0.5, 0.25, 0.25),
+    "student": (0.4, 0.4, 0.2),
+}
 
 
 class CommandsBatches(Batches):
@@ -81,6 +87,7 @@ def commands_course(data: CommandsData, plan: Plan = PLAN) -> Course:
     return Course(
         make_full,
         make_lite,
+        make_student,
         lambda stage, plan: CommandsBatches(maker, stage, plan),
         len(LABELS),
         plan,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mla_edge.networks.digits import LABELS, make_full, make_lite
+from mla_edge.networks.digits import LABELS, make_full, make_lite, make_student
 from mla_edge.networks.digits_data import DigitsData, DigitsMaker
 from mla_edge.networks.plan import Plan, Stage
 from mla_edge.networks.training import Batches, Course
@@ -22,11 +22,17 @@ PLAN = Plan(
         Stage("refine", 1200, 4e-4),
         Stage("lite", 2000, 3e-3),
         Stage("polish", 3000, 6e-4),
+        Stage("student", 3000, 1.5e-3),
     )
 )
 
 # Shares of both modalities, image only and audio only, where the stage drops modalities.
-DROPOUT = {"joint": (0.5, 0.22, 0.28), "refine": (0.4, 0.4, 0.2), "lite": (0.5, 0.22, 0.28)}
+DROPOUT = {
+    "joint": (0.5, 0.22, 0.28),
+    "refine": (0.4, 0.4, 0.2),
+    "lite": (0.5, 0.22, 0.28),
+    "student": (0.34, 0.42, 0.24),
+}
 
 
 def digits_course(data: DigitsData, plan: Plan = PLAN) -> Course:
@@ -35,6 +41,7 @@ def digits_course(data: DigitsData, plan: Plan = PLAN) -> Course:
     return Course(
         make_full,
         make_lite,
+        make_student,
         lambda stage, plan: DigitsBatches(maker, stage, plan),
         len(LABELS),
         plan,

@@ -10,7 +10,7 @@ import os
 import pickle
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Callable, Mapping
@@ -46,10 +46,24 @@ class TierNetwork:
 
     ``module.forward`` takes the tensors of ``tier.inputs`` in order and returns one tensor, or
     a tuple in the order of ``tier.outputs``; the first output is ``logits`` [1, classes].
+    ``student`` is a smaller module with the same inputs and outputs that learnt from
+    ``module``: a recipe with ``student = true`` exports it in the place of ``module``, and
+    holds it against that.
     """
 
     tier: Tier
     module: torch.nn.Module
+    student: torch.nn.Module | None = None
+
+    @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        """The module, and its student if it has one."""
+        return (self.module,) if self.student is None else (self.module, self.student)
+
+
+def student_of(tier: str) -> str:
+    """The name of a tier's student, where it stands beside the tiers: in files, in reports."""
+    return f"{tier}-student"
 
 
 @dataclass(frozen=True)
@@ -66,14 +80,26 @@ class Network:
     samples: SampleSource
 
     @property
+    def learners(self) -> tuple[TierNetwork, ...]:
+        """Every module by itself: the tiers, and after each its student as one more."""
+        found: list[TierNetwork] = []
+        for part in self.tiers:
+            found.append(replace(part, student=None))
+            if part.student is not None:
+                tier = replace(part.tier, name=student_of(part.tier.name))
+                found.append(TierNetwork(tier, part.student))
+        return tuple(found)
+
+    @property
     def fingerprint(self) -> str:
         """The sha256 over names, shapes and every weight."""
         digest = hashlib.sha256(repr((self.name, self.labels, self.inputs)).encode())
         for part in self.tiers:
             digest.update(repr(part.tier).encode())
-            for name, value in sorted(part.module.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            for module in part.modules:
+                for name, value in sorted(module.state_dict().items()):
+                    digest.update(name.encode())
+                    digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -94,7 +120,9 @@ def load_network(
     if weights is not None:
         from mla_edge.networks.checkpoint import load_tiers
 
-        load_tiers(Path(weights), {p.tier.name: p.module for p in network.tiers}, network.name)
+        load_tiers(
+            Path(weights), {p.tier.name: p.module for p in network.learners}, network.name
+        )
     return network
 
 
@@ -177,7 +205,7 @@ def check_network(network: Any, ref: str) -> Network:
                 f"{ref}: tier {tier.name!r} gives {tier.outputs}",
                 hint="the first output of every tier is called logits",
             )
-        if part.module.training:
+        if any(module.training for module in part.modules):
             raise ConfigError(
                 f"{ref}: tier {tier.name!r} is in training mode", hint="call .eval() on it"
             )
@@ -200,11 +228,12 @@ def _check_kinds(network: Network, ref: str) -> None:
                 f"{ref}: its {what} are {values!r}", hint=f"give a tuple of {kind.__name__}"
             )
     for part in network.tiers:
-        if not isinstance(part.tier, Tier) or not isinstance(part.module, torch.nn.Module):
+        modules = all(isinstance(module, torch.nn.Module) for module in part.modules)
+        if not isinstance(part.tier, Tier) or not modules:
+            kinds = [type(given).__name__ for given in (part.tier, *part.modules)]
             raise ConfigError(
-                f"{ref}: a tier has a {type(part.tier).__name__} and a "
-                f"{type(part.module).__name__}",
-                hint="TierNetwork takes a Tier and a torch.nn.Module",
+                f"{ref}: a tier has a {' and a '.join(kinds)}",
+                hint="TierNetwork takes a Tier, a torch.nn.Module, and perhaps one as student",
             )
     if not callable(network.samples):
         raise ConfigError(

@@ -1,8 +1,10 @@
 """Train: ``python -m mla_edge.networks.train digits --data DIR --out FILE``.
 
 Stages: each modality alone, contrastive alignment of them, all together with modality dropout,
-the lite tier distilled from the full one, one encoder once more. Every batch is a function of
-the seed, the stage and the step, so an interrupted training goes on exactly where it stopped.
+the lite tier distilled from the full one, one encoder once more, and the full tier's student.
+Every batch is a function of the seed, the stage and the step, so an interrupted training goes
+on exactly where it stopped. ``--start FILE --stages student`` trains single stages on what an
+earlier training reached.
 """
 
 from __future__ import annotations
@@ -73,6 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--effort", type=_share, default=1.0, help="scales the steps of every stage"
     )
+    parser.add_argument(
+        "--start", type=Path, help="weights of an earlier training to go on from"
+    )
+    parser.add_argument(
+        "--stages", default="", help="only these, with commas between; the rest is --start's"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     keep_memory()
@@ -81,11 +89,16 @@ def main(argv: list[str] | None = None) -> int:
         course = _COURSES[args.network](args.data)
         plan = scaled(replace(course.plan, seed=args.seed), args.effort)
         course = replace(course, plan=plan)
+        stages = tuple(filter(None, args.stages.split(",")))
+        for stage in stages:
+            plan.stage(stage)  # known, before anything is trained
         trainer = Trainer(course, args.out.with_suffix(".checkpoint"))
-        trainer.run()
+        if args.start is not None:
+            trainer.start_from(args.start, args.network)
+        trainer.run(stages)
         about = {"plan": json.dumps(asdict(plan)), "data": json.dumps(course.hashes)}
         about.update(course.about)
-        save_weights(trainer.full, trainer.lite, args.out, about)
+        save_weights(trainer.networks, args.out, about)
     except MlaEdgeError as error:
         say(f"{error}\n  {error.hint}")
         return error.exit_code

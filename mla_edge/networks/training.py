@@ -20,11 +20,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mla_edge.errors import ConfigError
-from mla_edge.networks.checkpoint import State, read_checkpoint, set_aside, write_checkpoint
+from mla_edge.networks.checkpoint import (
+    State,
+    load_weights,
+    read_checkpoint,
+    set_aside,
+    write_checkpoint,
+)
 from mla_edge.networks.encoders import HybridEncoder
 from mla_edge.networks.losses import aligned, classified, distilled
 from mla_edge.networks.multimodal import MultimodalNetwork
+from mla_edge.networks.network import student_of
 from mla_edge.networks.plan import Plan
+from mla_edge.networks.student import inherit
 
 SAVE_EVERY = 250  # steps
 Loss = Callable[["dict[str, Tensor]"], "tuple[Tensor, float]"]
@@ -39,11 +47,12 @@ class Course:
     """What one network trains on, and for how long.
 
     A stage called as a modality trains that encoder alone with a throw-away head; ``align``,
-    ``joint``, ``refine``, ``lite`` and ``polish`` are the trainer's.
+    ``joint``, ``refine``, ``lite``, ``polish`` and ``student`` are the trainer's.
     """
 
     make_full: Callable[[], MultimodalNetwork]
     make_lite: Callable[[], MultimodalNetwork]
+    make_student: Callable[[], MultimodalNetwork]
     batches: Callable[[str, Plan], Batches]  # of a stage
     classes: int
     plan: Plan
@@ -110,7 +119,8 @@ class Trainer:
         torch.manual_seed(course.plan.seed)
         self.plan = course.plan
         self.full, self.lite = course.make_full(), course.make_lite()
-        for network in (self.full, self.lite):
+        self.student = course.make_student()
+        for network in self.networks.values():
             for encoder in network.encoders.values():
                 if isinstance(encoder, HybridEncoder) and encoder.config.in_channels > 1:
                     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -123,8 +133,24 @@ class Trainer:
         self._checkpoint = checkpoint
         self._hashes = dict(course.hashes)
         self._resume: Mapping[str, Any] | None = None
+        self._student_knows = False  # something, so that it need not begin as its teacher
         if checkpoint is not None and checkpoint.exists():
             self._go_on(checkpoint)
+
+    @property
+    def networks(self) -> dict[str, MultimodalNetwork]:
+        """What is trained and kept, by name."""
+        return {"full": self.full, "lite": self.lite, student_of("full"): self.student}
+
+    def start_from(self, weights: Path, network: str) -> None:
+        """Take the weights of an earlier training, unless a checkpoint went on already.
+
+        Modules that the file has not stay untrained, for their stage to train. ConfigError if
+        it is of another network.
+        """
+        if not self.done and self._resume is None:
+            found = load_weights(weights, self.networks, network, partly=True)
+            self._student_knows = student_of("full") in found
 
     def _go_on(self, checkpoint: Path) -> None:
         state = read_checkpoint(checkpoint)
@@ -143,7 +169,7 @@ class Trainer:
         self.done, self._resume = state.done, state.running
 
     def _modules(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"full": self.full, "lite": self.lite, "probes": self.probes})
+        return nn.ModuleDict({**self.networks, "probes": self.probes})
 
     def run(self, stages: tuple[str, ...] = ()) -> None:
         """Every stage that is not done, or those of ``stages``."""
@@ -217,7 +243,11 @@ class Trainer:
             return self._joint, full
         full.eval()
         if stage == "lite":
-            return self._distil, self.lite
+            return self._distil(self.lite), self.lite
+        if stage == "student":
+            if self._resume is None and not self._student_knows:
+                inherit(self.student, full)
+            return self._distil(self.student), self.student
         # One may need more samples; with the rest frozen, the others keep what they learnt.
         full.requires_grad_(False)
         return self._polish, full.encoders[self._course.polished].requires_grad_(True)
@@ -244,12 +274,15 @@ class Trainer:
     def _joint(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
         return classified(fused(self.full, batch).logits, batch["labels"][:, -1])
 
-    def _distil(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
-        with torch.no_grad():
-            teacher = fused(self.full, batch).logits.float()
-        student = fused(self.lite, batch).logits.float()
-        loss, right = classified(student, batch["labels"][:, -1])
-        return 0.4 * loss + distilled(student, teacher), right
+    def _distil(self, network: MultimodalNetwork) -> Loss:
+        def loss(batch: dict[str, Tensor]) -> tuple[Tensor, float]:
+            with torch.no_grad():
+                teacher = fused(self.full, batch).logits.float()
+            student = fused(network, batch).logits.float()
+            hard, right = classified(student, batch["labels"][:, -1])
+            return 0.4 * hard + distilled(student, teacher), right
+
+        return loss
 
     def _polish(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
         name = self._course.polished

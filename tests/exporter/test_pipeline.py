@@ -4,13 +4,17 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from conftest import Prunable
 
 from mla_edge.bundle import Bundle
+from mla_edge.engines import open_engine
 from mla_edge.engines.verification import verify
 from mla_edge.errors import AccuracyGateError, ConfigError, ExportError
 from mla_edge.exporter import (
@@ -438,6 +442,40 @@ def hasty(monkeypatch, prunable, tmp_path, quick):
     monkeypatch.setattr(shrinking, "SLACK", 5.0)
     out = tmp_path / "out"
     return ExportRequest("host", SMALL, out=out, calibration=quick, max_drop=100.0)
+
+
+def test_a_student_takes_the_place_of_its_teacher_and_is_held_against_it(
+    hasty, prunable, cache, tmp_path, monkeypatch
+):
+    torch.manual_seed(1)
+    student = Prunable(width=16, hidden=32).eval()
+    tiers = (dataclasses.replace(prunable.tiers[0], student=student),)
+    taught = dataclasses.replace(prunable, tiers=tiers)
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: taught)
+    recipe = tmp_path / "student.toml"
+    recipe.write_text(
+        'title = "its student"\nprecision = "fp32"\ncalibration = "quick"\n'
+        "[tiers.only]\nstudent = true\nprune = 0.5\n"
+    )
+    request = dataclasses.replace(hasty, recipe=str(recipe))
+    assert "only: its student" in describe_plan(request)["steps"]
+    result = export(request, cache=cache)
+    tier = result.report["tiers"][0]
+    counts = [sum(p.numel() for p in m.parameters()) for m in tiers[0].modules]
+    assert [tier["parameters"], tier["parameters_after"]] == counts
+    assert tier["student"]
+    assert tier["pruned"] == []
+    assert tier["size_bytes"]["cpu"] < 0.7 * tier["size_bytes"]["float"]
+    # Untrained, it answers like nobody, and the comparison with its teacher shows that.
+    assert tier["agreement"]["cpu"]["cosine"] < 0.99
+    picture = torch.rand(1, 3, 32, 32) * 255
+    with closing(open_engine(result.bundle.graph("only", cpu=True))) as engine:
+        found = engine.run({"image": picture.numpy()})["logits"]
+    with torch.no_grad():
+        assert np.allclose(found, student(picture).numpy(), atol=1e-4)
+    # A goal of latency is of the network itself, so its student is left aside.
+    goal = export(dataclasses.replace(request, target_latency_ms=1e4), cache=cache)
+    assert not goal.report["tiers"][0]["student"]
 
 
 def test_a_goal_of_latency_is_reached_and_held_against_uniform_pruning(hasty, cache, prunable):

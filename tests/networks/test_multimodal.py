@@ -5,7 +5,7 @@ import torch
 
 from mla_edge.exporter.onnx_graph import to_onnx
 from mla_edge.networks import Network, TierNetwork
-from mla_edge.networks.digits import LABELS, make_full, make_lite
+from mla_edge.networks.digits import LABELS, make_full, make_lite, make_student
 from mla_edge.networks.encoders import EncoderConfig, HybridEncoder, VectorFront
 from mla_edge.networks.fusion import BridgeConfig
 from mla_edge.networks.multimodal import MultimodalNetwork
@@ -70,9 +70,10 @@ def test_the_full_tier_has_the_size_that_is_promised():
     full = sum(p.numel() for p in make_full().parameters())
     assert 3e6 <= full <= 6e6
     assert sum(p.numel() for p in make_lite().parameters()) < 0.1 * full
+    assert sum(p.numel() for p in make_student().parameters()) < 0.4 * full
 
 
-@pytest.mark.parametrize("make", [make_full, make_lite])
+@pytest.mark.parametrize("make", [make_full, make_lite, make_student])
 def test_what_is_absent_does_not_matter(make, inputs):
     network = make().eval()
     image, audio = inputs
@@ -87,7 +88,7 @@ def test_what_is_absent_does_not_matter(make, inputs):
             assert torch.allclose(network(*changed, mask), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [make_full, make_lite])
+@pytest.mark.parametrize("make", [make_full, make_lite, make_student])
 def test_a_modality_alone_needs_no_work_for_the_others(make, inputs):
     network = make().eval()
     for i, name in enumerate(network.names):

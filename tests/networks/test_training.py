@@ -187,7 +187,7 @@ def test_what_is_absent_has_no_part_in_a_batch(data):
 
 
 def small_plan():
-    names = ("image", "audio", "align", "joint", "refine", "lite", "polish")
+    names = ("image", "audio", "align", "joint", "refine", "lite", "polish", "student")
     return Plan(tuple(Stage(name, 20, 1e-3) for name in names), seed=3, batch=2)
 
 
@@ -209,6 +209,7 @@ def test_an_interrupted_training_goes_on_and_writes_weights(
     said = capsys.readouterr().err
     assert said.count("image 20/20") == 1  # the second run did not repeat what was done
     assert "lite 20/20" in said
+    assert "student 20/20" in said
     network = digits(weights=out)
     assert network.tiers[1].module(
         torch.zeros(1, 3, 128, 128), torch.zeros(1, 8000), torch.ones(1, 2)
