@@ -57,7 +57,7 @@ def export_small(network, tmp_path_factory):
             **options,
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+            patch.setattr(pipeline, "load_network", lambda ref, **given: network)
             return export(request, cache=StepCache(out / "steps")).bundle
 
     return make

@@ -204,7 +204,7 @@ def test_a_finished_plan_is_used_again(request_, steps):
 
 
 def test_a_later_tier_gets_a_cache_of_its_own(network, request_, steps, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, **given: network)
     small = dataclasses.replace(request_, network="small", max_drop=100.0)
     bundle = export(small, cache=steps).bundle
     bundle.check_hashes()

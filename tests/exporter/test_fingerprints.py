@@ -58,7 +58,7 @@ def test_another_slope_is_another_export(leaky, tmp_path, monkeypatch):
     network = load_network(f"{leaky[0]}:make")
     slope = 0.01
     monkeypatch.setattr(
-        pipeline, "load_network", lambda ref, data=None: with_slope(network, slope)
+        pipeline, "load_network", lambda ref, **given: with_slope(network, slope)
     )
     request = ExportRequest(
         "host", f"{leaky[0]}:make", "fp32", tmp_path / "out", calibration="quick", max_drop=100

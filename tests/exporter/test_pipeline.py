@@ -69,7 +69,7 @@ def alarms(tmp_path, quick):
 @pytest.fixture
 def small(monkeypatch, network, tmp_path, quick):
     """The two-tier network whose second tier goes on from the first; untrained: no gate."""
-    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, **given: network)
     return ExportRequest(
         "agx-orin", SMALL, out=tmp_path / "out", calibration=quick, max_drop=100.0
     )
@@ -413,7 +413,7 @@ def test_training_data_brings_the_pruned_tier_closer(alarms, monkeypatch, tmp_pa
     data = tmp_path / "data"
     data.mkdir()
     (data / "take.txt").write_text("real")
-    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: load_network(ref))
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, **given: load_network(ref))
     recipe = tmp_path / "hard.toml"
     recipe.write_text(
         'title = "hard"\nprecision = "fp32"\ncalibration = "quick"\n'
@@ -436,7 +436,7 @@ def test_training_data_brings_the_pruned_tier_closer(alarms, monkeypatch, tmp_pa
 @pytest.fixture
 def hasty(monkeypatch, prunable, tmp_path, quick):
     """A network with widths of every kind, untrained: no gate. No time decides a test."""
-    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: prunable)
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, **given: prunable)
     monkeypatch.setattr(width_search, "_SESSIONS", 2)
     monkeypatch.setattr(width_search, "_CLOSER_LOOK", 4)
     monkeypatch.setattr(shrinking, "SLACK", 5.0)
@@ -451,7 +451,7 @@ def test_a_student_takes_the_place_of_its_teacher_and_is_held_against_it(
     student = Prunable(width=16, hidden=32).eval()
     tiers = (dataclasses.replace(prunable.tiers[0], student=student),)
     taught = dataclasses.replace(prunable, tiers=tiers)
-    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: taught)
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, **given: taught)
     recipe = tmp_path / "student.toml"
     recipe.write_text(
         'title = "its student"\nprecision = "fp32"\ncalibration = "quick"\n'

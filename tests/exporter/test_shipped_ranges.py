@@ -50,7 +50,7 @@ def written(network, shipped, recipe, tmp_path, monkeypatch, capsys):
     """The files, written by the command."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "steps"))
     real = other_scenes(network)
-    monkeypatch.setattr(calibration_cache, "load_network", lambda ref, data=None: real)
+    monkeypatch.setattr(calibration_cache, "load_network", lambda ref, **given: real)
     words = ["small", "--data", str(tmp_path), "--recipe", recipe, "--out", str(shipped)]
     assert calibration_cache.main(words) == 0
     return capsys.readouterr().out.split()
@@ -67,7 +67,7 @@ def test_an_export_without_data_gives_the_int8_of_the_real_data(
     written, shipped, network, recipe, tmp_path, monkeypatch
 ):
     def graphs(source, **options):
-        monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: source)
+        monkeypatch.setattr(pipeline, "load_network", lambda ref, **given: source)
         request = ExportRequest(
             "host", "small", recipe, tmp_path / "out", max_drop=100, **options
         )
@@ -103,7 +103,7 @@ def test_an_export_without_data_gives_the_int8_of_the_real_data(
 def test_a_set_of_the_users_own_is_used_and_not_taken_for_the_shipped_ranges(
     written, network, recipe, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, **given: network)
     cache = StepCache(tmp_path / "steps")
 
     def ranges_from(request):
@@ -132,7 +132,7 @@ def test_ranges_that_do_not_fit_the_graph_give_way_to_the_calibration_set(
         held = json.loads(path.read_text())
         held["entries"][0]["ranges"]["structure"] = "that of nodes with other names"
         path.write_text(json.dumps(held))
-    monkeypatch.setattr(pipeline, "load_network", lambda ref, data=None: network)
+    monkeypatch.setattr(pipeline, "load_network", lambda ref, **given: network)
     request = ExportRequest("host", "small", recipe, tmp_path / "out", max_drop=100)
     seen = []
     result = export(request, seen.append, cache=StepCache(tmp_path / "steps"))
