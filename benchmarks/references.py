@@ -45,6 +45,7 @@ EFFICIENTNET = f"{HERE.parent / 'examples' / 'efficientnet_lite0.py'}:make_netwo
 PICTURES = HERE / "efficientnet.toml"
 FLOAT, MAX_DROP = "float", 5.0  # points that either INT8 graph may lose
 SURE = 0.5  # a probability
+LOOK = 16  # samples that show which layers add most error
 OPSET, CALIBRATE = 17, 32  # ranges do not change how fast a graph is
 
 # By row: shares of the inner widths and of the residual streams to remove.
@@ -161,7 +162,7 @@ def try_ways(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
             continue
         ways = [(method, method, []) for method in METHODS]
         quantize(graph, int8, ranges["mse"], style=style, int8_weights=True)
-        worst = [layer for layer, _ in sensitivity(graph, int8, feeds[:CALIBRATE])]
+        worst = [layer for layer, _ in sensitivity(graph, int8, feeds[:LOOK])]
         ways.append(("mse, first and last layer float", "mse", [layers[0], layers[-1]]))
         ways += [(f"mse, {n} worst layers float", "mse", worst[:n]) for n in (8, 16)]
         for way, method, kept in ways:
