@@ -2,6 +2,7 @@
 
     python benchmarks/references.py resnet50 [--only ROW …] [--sessions 8] [--json]
     python benchmarks/references.py efficientnet --data DIR [--calibration SET] [--json]
+    python benchmarks/references.py efficientnet --data DIR --ways [--calibration SET]
 
 Milliseconds are the processor's time of one run on one thread, ONNX Runtime, batch 1: graphs in
 turns, the median of a session's runs, then median and range over sessions that are opened anew.
@@ -25,12 +26,15 @@ import numpy as np
 import torch
 
 from mla_edge.errors import ConfigError, MlaEdgeError
-from mla_edge.exporter.calibration import to_examples
-from mla_edge.exporter.onnx_graph import to_onnx
+from mla_edge.exporter.agreement import sensitivity
+from mla_edge.exporter.calibration import load_calibration_spec, to_examples
+from mla_edge.exporter.layers import find_layers
+from mla_edge.exporter.onnx_graph import load_model, to_onnx
 from mla_edge.exporter.pipeline import ExportRequest, export
 from mla_edge.exporter.pruning import prune
 from mla_edge.exporter.quantization import calibrate, quantize
-from mla_edge.exporter.runs import machine, time_runs
+from mla_edge.exporter.ranges import METHODS
+from mla_edge.exporter.runs import machine, open_engines, run_tiers, time_runs
 from mla_edge.exporter.steps import StepEvent
 from mla_edge.networks import load_network
 from mla_edge.signals import Tensors
@@ -40,6 +44,8 @@ RESNET = f"{HERE / 'resnet50.py'}:network"
 EFFICIENTNET = f"{HERE.parent / 'examples' / 'efficientnet_lite0.py'}:make_network"
 PICTURES = HERE / "efficientnet.toml"
 FLOAT, MAX_DROP = "float", 5.0  # points that either INT8 graph may lose
+SURE = 0.5  # a probability
+LOOK = 16  # samples that show which layers add most error
 OPSET, CALIBRATE = 17, 32  # ranges do not change how fast a graph is
 
 # By row: shares of the inner widths and of the residual streams to remove.
@@ -131,6 +137,59 @@ def measure_efficientnet(asked: argparse.Namespace, folder: Path) -> dict[str, A
     }
 
 
+def try_ways(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """How often INT8 answers as float does, by way of calibrating and by what stays float.
+
+    As ONNX Runtime optimises the graphs; ``sure`` are pictures to which the float network gives
+    a probability of a half or more.
+    """
+    network = load_network(EFFICIENTNET, data=asked.data)
+    spec = load_calibration_spec(asked.calibration)
+    drawn = [
+        network.samples(split, count, spec.seed)
+        for split, count in (("calibrate", spec.calibrate), ("test", spec.test))
+    ]
+    feeds, tests = ([e.tensors for e in to_examples(d, network.inputs)] for d in drawn)
+    graph = to_onnx(network, network.tiers[0], folder / "float.onnx", opset=OPSET).path
+    (logits,) = run_graph(graph, tests).values()
+    answers, sure = logits.argmax(1), softmax(logits).max(1) >= SURE
+    ranges = {method: calibrate(graph, feeds, method=method) for method in METHODS}
+    layers = [layer.node.name for layer in find_layers(load_model(graph))]
+    int8 = folder / "int8.onnx"
+    rows: dict[str, Any] = {}
+    for name, style in FORMS.items():
+        if not style:
+            continue
+        ways = [(method, method, []) for method in METHODS]
+        quantize(graph, int8, ranges["mse"], style=style, int8_weights=True)
+        worst = [layer for layer, _ in sensitivity(graph, int8, feeds[:LOOK])]
+        ways.append(("mse, first and last layer float", "mse", [layers[0], layers[-1]]))
+        ways += [(f"mse, {n} worst layers float", "mse", worst[:n]) for n in (8, 16)]
+        for way, method, kept in ways:
+            quantize(
+                graph, int8, ranges[method], style=style, keep_float=kept, int8_weights=True
+            )
+            (found,) = run_graph(int8, tests).values()
+            same = found.argmax(1) == answers
+            rows[f"{name}, {way}"] = {
+                "same": float(same.mean()),
+                "same_of_sure": float(same[sure].mean()) if sure.any() else None,
+            }
+    return {"pictures": len(tests), "sure": int(sure.sum()), "ways": rows}
+
+
+def run_graph(graph: Path, feeds: list[Tensors]) -> dict[str, np.ndarray]:
+    """The logits of one graph, [pictures, classes]."""
+    with open_engines({graph.stem: graph}, threads=1) as engines:
+        return run_tiers(engines, feeds)[0]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits → probabilities, [pictures, classes]."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
 def say(event: StepEvent) -> None:
     """A line for each step that has ended: an export of this takes minutes."""
     if event.seconds is not None:
@@ -192,6 +251,7 @@ def main(words: list[str] | None = None) -> int:
     efficient.add_argument("--data", type=Path, required=True, metavar="DIR")
     efficient.add_argument("--calibration", default=str(PICTURES), metavar="SET")
     efficient.add_argument("--max-drop", type=float, default=MAX_DROP, metavar="POINTS")
+    efficient.add_argument("--ways", action="store_true", help="agreement of other ways")
     for command in (resnet, efficient):
         command.add_argument("--sessions", type=int, default=8, metavar="N")
         command.add_argument("--json", action="store_true")
@@ -201,12 +261,15 @@ def main(words: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             if asked.network == "resnet50":
                 result = measure_resnet50(asked.only, asked.sessions, Path(folder))
+            elif asked.ways:
+                result = try_ways(asked, Path(folder))
             else:
                 result = measure_efficientnet(asked, Path(folder))
     except MlaEdgeError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code
-    print(json.dumps(result, indent=1) if asked.json else to_table(result))
+    as_json = asked.json or "rows" not in result
+    print(json.dumps(result, indent=1) if as_json else to_table(result))
     return 0
 
 
