@@ -78,6 +78,10 @@ class _Candidate:
         apart = 1 - min(found.cosine for found in self.tune.values())
         return refused, not holds, floats if holds else 0, lost, apart
 
+    def holds_in_int8(self, max_drop: float) -> bool:
+        """Whether it holds with no layer in float."""
+        return self.badness(max_drop)[:3] == (False, False, 0)
+
     def facts(self) -> dict[str, Any]:
         """For the report."""
         return {
@@ -109,16 +113,19 @@ def hold_or_learn(  # noqa: PLR0913 - a tier, its graphs, and what they are held
         return _left(job, part, float_graph, quantized, held, forms), None
     style = max(lost, key=lambda form: lost[form])
     entry, facts = _learn(job, part, float_graph, quantized, style)
-    before = _candidate(job, part, float_graph, quantized, held, forms)
-    facts = {"why": when, "form": style, **facts, "before": before.facts(), "after": None}
+    facts = {"why": when, "form": style, **facts, "after": None, "kept": False}
     if entry is None:
-        return before.graphs, {**facts, "kept": False}
+        plain = _candidate(job, part, float_graph, quantized, held, forms)
+        return plain.graphs, {**facts, "before": plain.facts()}
     learned = entry / "float.onnx"
     again, _ = quantize_tier(job, part, learned, {})
     after = _candidate(job, part, learned, again, held, forms)
+    # Where all layers in INT8 hold the gate now, and did not, some in float are no rival.
+    settled = max(lost.values()) > job.max_drop and after.holds_in_int8(job.max_drop)
+    before = _candidate(job, part, float_graph, quantized, held, forms, leave=not settled)
     kept = after.badness(job.max_drop) < before.badness(job.max_drop)
     verdict = "better on tune samples" if kept else "no better on tune samples, so undone"
-    facts.update(after=after.facts(), kept=kept, verdict=verdict)
+    facts.update(before=before.facts(), after=after.facts(), kept=kept, verdict=verdict)
     return (after if kept else before).graphs, facts
 
 
@@ -146,10 +153,14 @@ def _candidate(  # noqa: PLR0913
     quantized: Path,
     held: HeldBack,
     forms: Sequence[str],
+    *,
+    leave: bool = True,
 ) -> _Candidate:
-    """The graphs in ``quantized``, with layers left in float, measured on both splits."""
+    """The graphs in ``quantized``, measured on both splits; with layers left in float if so."""
     all_int8 = {form: _lost(job, part, quantized, held, form) for form in forms}
-    graphs = _left(job, part, float_graph, quantized, held, forms)
+    graphs = Int8Graphs(float_graph, quantized, {})
+    if leave:
+        graphs = _left(job, part, float_graph, quantized, held, forms)
     tuned = hold_back(job, "tune")
     feeds = [{name: feed[name] for name in part.tier.inputs} for feed in tuned.feeds]
     wanted, labels = list(tuned.logits[part.tier.name]), tuned.labels.tolist()
