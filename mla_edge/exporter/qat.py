@@ -112,7 +112,7 @@ def hold_or_learn(  # noqa: PLR0913 - a tier, its graphs, and what they are held
     if not (job.trains and wanted):
         return _left(job, part, float_graph, quantized, held, forms), None
     style = max(lost, key=lambda form: lost[form])
-    entry, facts = _learn(job, part, float_graph, quantized, style)
+    entry, facts = learn(job, part, float_graph, quantized, style)
     facts = {"why": when, "form": style, **facts, "after": None, "kept": False}
     if entry is None:
         plain = _candidate(job, part, float_graph, quantized, held, forms)
@@ -173,7 +173,7 @@ def _candidate(  # noqa: PLR0913
     )
 
 
-def _learn(
+def learn(
     job: Job, part: TierNetwork, float_graph: Path, quantized: Path, style: str
 ) -> tuple[Path | None, dict[str, Any]]:
     """A folder with the float graphs of the tier that learned, and how it went.
