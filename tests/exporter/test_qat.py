@@ -1,15 +1,20 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.exporter import pipeline
 from mla_edge.exporter.agreement import Agreement
+from mla_edge.exporter.calibration import load_calibration
+from mla_edge.exporter.float_graphs import example_feed, float_module, make_float_graphs
+from mla_edge.exporter.job import Job
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.pipeline import ExportRequest, describe_plan, export
 from mla_edge.exporter.qat import Int8Graphs, _Candidate
-from mla_edge.exporter.steps import StepCache
+from mla_edge.exporter.steps import StepCache, Steps
 from mla_edge.networks import load_network
 
 ALARMS = f"{Path(__file__).parents[2] / 'examples' / 'your_network' / 'alarms.py'}:make_network"
@@ -58,7 +63,9 @@ def uneven(monkeypatch, tmp_path, quick):
     def make(qat, steps=100):
         recipe = tmp_path / "hard.toml"
         title = 'title = "hard"\nprecision = "int8"\ncalibration = "quick"\n'
-        recipe.write_text(title + f"[qat]\nsamples = 300\nsteps = {steps}\n" + qat)
+        recipe.write_text(
+            title + f"[qat]\nsamples = 300\nsteps = {steps}\ntime_limit_s = 900\n" + qat
+        )
         return ExportRequest("agx-xavier", ALARMS, str(recipe), tmp_path / "out", data, quick)
 
     return make
@@ -137,3 +144,31 @@ def candidate(drop, cosine=0.99, floats=0, test_drop=0.0):
 def test_which_is_better_is_a_matter_of_the_gate_then_of_int8_then_of_accuracy(better, worse):
     assert better.badness(1.0) < worse.badness(1.0)
     assert not better.badness(1.0) < better.badness(1.0)  # no better is not enough
+
+
+def test_a_tier_that_was_pruned_and_taught_goes_on_from_there(uneven, tmp_path):
+    request = uneven("[distillation]\nsamples = 32\nsteps = 3\n[tiers.only]\nprune = 0.5\n")
+    steps = Steps(lambda event: None)
+    plan = pipeline.load(request, steps)
+    network = plan.network
+    job = Job(
+        profile=plan.profile,
+        recipe=plan.recipe,
+        precision="int8",
+        network=network,
+        calibration=load_calibration(plan.calibration, network),
+        own_samples=True,
+        trains=True,
+        base="test",
+        steps=steps,
+        cache=StepCache(tmp_path / "steps"),
+    )
+    part = network.tiers[0]
+    graphs = make_float_graphs(job, part)
+    module = float_module(job, part, graphs)
+    sample = example_feed(job, part)
+    engine = OnnxRuntimeEngine(graphs / "float.onnx")
+    found = module(torch.from_numpy(sample["audio"])).detach()
+    np.testing.assert_allclose(found, engine.run(sample)["logits"], rtol=1e-3, atol=1e-3)
+    untaught = float_module(job, part, tmp_path)
+    assert not torch.allclose(untaught(torch.from_numpy(sample["audio"])), found, atol=1e-2)
