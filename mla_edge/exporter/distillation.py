@@ -1,19 +1,20 @@
-"""After pruning: let the smaller tier learn from the float one, on training data."""
+"""Let a tier that became smaller or INT8 learn from the float one, on training data."""
 
 from __future__ import annotations
 
 import copy
 import time
 from dataclasses import dataclass
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
 
 from mla_edge.exporter.recipe import DistillationRecipe
+from mla_edge.exporter.tracing import FORWARD_ERRORS
 from mla_edge.signals import Tensors
 
-_BATCH = 32  # samples whose loss is taken at once
+_BATCH = 32  # samples at a time
 _SOFTNESS = 2.0  # temperature of both networks' logits (Hinton et al. 2015)
 
 
@@ -41,16 +42,18 @@ def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
     """Train ``student`` in place to give ``teacher``'s logits.
 
     Both stay in eval mode: batch statistics and dropout belong to the first training. The
-    samples are batched along their first axis, and the teacher is asked about each when it is
-    first drawn. Ends after ``recipe.steps``, or after the step in which its time is up. A tenth
-    of the samples is kept apart to see whether it helped: if not, the student is as before.
+    samples are batched along their first axis where the teacher takes more than one, and it is
+    asked about each when that is first drawn. Ends after ``recipe.steps``, or after the step in
+    which its time is up. A tenth of the samples is kept apart to see whether it helped: if not,
+    the student is as before.
     """
     draw = np.random.default_rng(seed)
     began = clock()
     apart = samples[: max(1, len(samples) // 10)]
     samples = samples[len(apart) :] or apart
     before = copy.deepcopy(student.state_dict())
-    first_loss = _loss_on(apart, student, teacher, inputs)
+    most = at_a_time(teacher, apart, inputs)
+    first_loss = _loss_on(apart, student, teacher, inputs, most)
     targets: dict[int, torch.Tensor] = {}
     parameters = [p for p in student.parameters() if p.is_floating_point()]
     for parameter in parameters:
@@ -63,10 +66,10 @@ def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
         chosen = draw.choice(len(samples), min(recipe.batch, len(samples)), replace=False)
         new = [i for i in chosen if i not in targets]
         if new:
-            answers = logits_of(teacher, [samples[i] for i in new], inputs)
+            answers = logits_of(teacher, [samples[i] for i in new], inputs, most)
             targets.update(zip(new, answers))
         with torch.enable_grad():
-            found = _logits(student, [samples[i] for i in chosen], inputs)
+            found = _logits(student, [samples[i] for i in chosen], inputs, most)
             expected = torch.stack([targets[i] for i in chosen])
             loss = divergence(found, expected)
             optimiser.zero_grad(set_to_none=True)
@@ -77,7 +80,7 @@ def distil(  # noqa: PLR0913 - two networks, data, recipe, and what tests set
     for parameter in parameters:
         parameter.requires_grad_(False)
     student.zero_grad(set_to_none=True)
-    last_loss = _loss_on(apart, student, teacher, inputs)
+    last_loss = _loss_on(apart, student, teacher, inputs, most)
     kept = last_loss < first_loss
     if not kept:
         student.load_state_dict(before)
@@ -89,28 +92,54 @@ def _loss_on(
     student: torch.nn.Module,
     teacher: torch.nn.Module,
     inputs: Sequence[str],
+    most: int,
 ) -> float:
-    total = 0.0
-    for i in range(0, len(samples), _BATCH):
-        part = samples[i : i + _BATCH]
-        found, expected = (logits_of(module, part, inputs) for module in (student, teacher))
-        total += float(divergence(found, expected)) * len(part)
-    return total / len(samples)
+    found, expected = (
+        logits_of(module, samples, inputs, most) for module in (student, teacher)
+    )
+    return float(divergence(found, expected))
+
+
+def at_a_time(
+    module: torch.nn.Module, samples: Sequence[Tensors], inputs: Sequence[str]
+) -> int:
+    """How many samples the module takes as one batch: a network may be written for one."""
+    try:
+        both = logits_of(module, samples[:2], inputs)
+    except FORWARD_ERRORS:
+        return 1
+    alone = logits_of(module, samples[:2], inputs, 1)
+    same = both.shape == alone.shape and torch.allclose(both, alone, rtol=1e-3, atol=1e-3)
+    return _BATCH if same else 1
 
 
 def logits_of(
-    module: torch.nn.Module, samples: Sequence[Tensors], inputs: Sequence[str]
+    module: torch.nn.Module,
+    samples: Sequence[Tensors],
+    inputs: Sequence[str],
+    most: int = _BATCH,
 ) -> torch.Tensor:
-    """The module's first output for the samples as one batch, [samples, classes]."""
+    """The module's first output for the samples, ``most`` of them at a time.
+
+    [samples, classes].
+    """
     with torch.no_grad():
-        return _logits(module, samples, inputs)
+        return _logits(module, samples, inputs, most)
 
 
 def _logits(
-    module: torch.nn.Module, samples: Sequence[Tensors], inputs: Sequence[str]
+    module: torch.nn.Module, samples: Sequence[Tensors], inputs: Sequence[str], most: int
 ) -> torch.Tensor:
-    batch = [torch.from_numpy(np.concatenate([s[name] for s in samples])) for name in inputs]
-    outputs = module(*batch)
+    found = []
+    for i in range(0, len(samples), most):
+        part = samples[i : i + most]
+        batch = [torch.from_numpy(np.concatenate([s[name] for s in part])) for name in inputs]
+        found.append(first_output(module(*batch)))
+    return torch.cat(found)
+
+
+def first_output(outputs: Any) -> torch.Tensor:
+    """The logits among what a tier's module gives."""
     first: torch.Tensor = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
     return first
 

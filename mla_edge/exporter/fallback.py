@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mla_edge.networks import TierNetwork
 
 _SAMPLES = 24  # through both graphs with all their tensors
-_SHARE = 0.5  # of the gate, on the tune samples: test samples may lose a little more
+SHARE = 0.5  # of the gate, on the tune samples: test samples may lose a little more
 
 
 def hold_gate(
@@ -69,7 +69,7 @@ def _fewest(
         layers = tuple(order[:count])
         folder, _ = quantize_tier(job, part, float_graph, {**kept, form: layers})
         lost = measure(wanted, folder / f"{form}.onnx", samples, labels).drop_points
-        return folder if lost <= job.max_drop * _SHARE else None
+        return folder if lost <= job.max_drop * SHARE else None
 
     fails, holds, best = 0, 1, None
     while holds <= len(order):

@@ -7,13 +7,14 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, Sequence
 
+import numpy as np
 import torch
 
 from mla_edge.exporter.calibration import over_modes, to_examples
 from mla_edge.exporter.distillation import distil
 from mla_edge.exporter.onnx_graph import to_onnx
 from mla_edge.exporter.operators import is_only_strongly_typed
-from mla_edge.exporter.pruning import prune
+from mla_edge.exporter.pruning import Pruned, prune
 from mla_edge.exporter.quantization import HALF_SCALES
 from mla_edge.exporter.ranges import check_samples
 from mla_edge.exporter.runs import open_engines, run_tiers
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mla_edge.exporter.job import Job
     from mla_edge.exporter.recipe import TierRecipe
     from mla_edge.networks import TierNetwork
+
+_WEIGHTS = "weights.npz"  # of a tier that was taught: the only ones that cannot be made again
 
 
 def reference_graphs(job: Job) -> dict[str, Path]:
@@ -44,8 +47,8 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``."""
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
-    student = how.student and part.student is not None
-    shrinks = not student and bool(how.shares or how.widths)
+    student = _takes_student(part, how)
+    shrinks = not student and _shrinks(how)
     half = job.precision == "fp16" or mixes(job)
     opset = int(job.profile.opset or 0)
     learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
@@ -72,13 +75,47 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     with steps.step("to_onnx", name):
 
         def make(folder: Path) -> None:
-            smaller = dataclasses.replace(part, module=module)
-            to_onnx(job.network, smaller, folder / "float.onnx", opset=opset)
-            if half:
-                to_onnx(job.network, smaller, folder / "half.onnx", opset=opset, half=True)
+            write_graphs(job, dataclasses.replace(part, module=module), folder)
             (folder / "shrunk.json").write_text(json.dumps(shrunk), encoding="utf-8")
+            if learning:
+                state = {key: value.numpy() for key, value in module.state_dict().items()}
+                np.savez(folder / _WEIGHTS, **state)
 
         return job.cache.store(key, make)
+
+
+def write_graphs(job: Job, part: TierNetwork, folder: Path) -> None:
+    """Write ``float.onnx`` of the tier as it is, and ``half.onnx`` where FP16 is."""
+    opset = int(job.profile.opset or 0)
+    to_onnx(job.network, part, folder / "float.onnx", opset=opset)
+    if job.precision == "fp16" or mixes(job):
+        to_onnx(job.network, part, folder / "half.onnx", opset=opset, half=True)
+
+
+def float_module(job: Job, part: TierNetwork, graphs: Path) -> torch.nn.Module:
+    """The module behind the tier's float ``graphs``: pruned and taught as they are."""
+    how, taught = job.recipe.tier(part.tier.name), graphs / _WEIGHTS
+    part = without_adapters(part)
+    if _takes_student(part, how):
+        return part.modules[-1]
+    if not _shrinks(how):
+        return part.module
+    module = _prune(job, part, how).module
+    if taught.exists():
+        with np.load(taught) as state:
+            module.load_state_dict({key: torch.from_numpy(state[key]) for key in state})
+    return module
+
+
+def training_feeds(job: Job, part: TierNetwork, count: int) -> list[Tensors]:
+    """``count`` training samples in every mode in turn, as the tier takes them."""
+    network = job.network
+    samples = draw_samples(network, "train", count, job.calibration.spec.seed)
+    spread = over_modes(to_examples(samples, network.inputs), network.inputs)
+    feeds = [example.tensors for example in spread]
+    if not set(part.tier.inputs) <= set(feeds[0]):
+        feeds = with_earlier_outputs(job, feeds)
+    return feeds
 
 
 def calibration_feeds(job: Job, part: TierNetwork) -> list[Tensors]:
@@ -122,15 +159,7 @@ def _shrink(
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     name = part.tier.name
     with job.steps.step("prune", name):
-        feed = example_feed(job, part)
-        pruned = prune(
-            part.module,
-            [torch.from_numpy(feed[wanted]) for wanted in part.tier.inputs],
-            channels=how.prune,
-            heads=how.prune_heads,
-            residual=how.prune_residual,
-            widths=how.widths,
-        )
+        pruned = _prune(job, part, how)
         millions = pruned.parameters_before / 1e6, pruned.parameters_after / 1e6
         job.steps.note(f"{millions[0]:.2f} M → {millions[1]:.2f} M parameters")
     shrunk: dict[str, Any] = {
@@ -142,18 +171,34 @@ def _shrink(
     }
     if job.trains:
         with job.steps.step("distil", name):
-            recipe, network = job.recipe.distillation, job.network
-            samples = draw_samples(network, "train", recipe.samples, job.calibration.spec.seed)
-            spread = over_modes(to_examples(samples, network.inputs), network.inputs)
-            feeds = [example.tensors for example in spread]
-            if not set(part.tier.inputs) <= set(feeds[0]):
-                feeds = with_earlier_outputs(job, feeds)
+            recipe = job.recipe.distillation
+            feeds = training_feeds(job, part, recipe.samples)
             taught = distil(pruned.module, part.module, feeds, part.tier.inputs, recipe)
             shrunk["distillation"] = dataclasses.asdict(taught)
             undone = "" if taught.kept else ": worse, so undone"
             losses = f"{taught.first_loss:.4f} → {taught.last_loss:.4f}{undone}"
             job.steps.note(f"{taught.steps} steps, loss on samples kept apart {losses}")
     return pruned.module, shrunk
+
+
+def _shrinks(how: TierRecipe) -> bool:
+    return bool(how.shares or how.widths)
+
+
+def _takes_student(part: TierNetwork, how: TierRecipe) -> bool:
+    return how.student and part.student is not None
+
+
+def _prune(job: Job, part: TierNetwork, how: TierRecipe) -> Pruned:
+    feed = example_feed(job, part)
+    return prune(
+        part.module,
+        [torch.from_numpy(feed[wanted]) for wanted in part.tier.inputs],
+        channels=how.prune,
+        heads=how.prune_heads,
+        residual=how.prune_residual,
+        widths=how.widths,
+    )
 
 
 def without_adapters(part: TierNetwork) -> TierNetwork:

@@ -16,12 +16,9 @@ from typing import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from mla_edge.exporter.distillation import divergence, logits_of
+from mla_edge.exporter.distillation import at_a_time, divergence, logits_of
 from mla_edge.exporter.pruning import Group
-from mla_edge.exporter.tracing import FORWARD_ERRORS
 from mla_edge.signals import Tensors
-
-_BATCH = 32
 
 
 def measure_losses(  # noqa: PLR0913 - a network, its inputs, and what is cut of it
@@ -49,8 +46,8 @@ def _measure(  # noqa: PLR0913
     inputs: Sequence[str],
     on_progress: Callable[[str], None],
 ) -> dict[str, dict[int, float]]:
-    batch = _batch(module, samples, inputs)
-    whole = _logits(module, samples, inputs, batch)
+    most = at_a_time(module, samples, inputs)
+    whole = logits_of(module, samples, inputs, most)
     cut = copy.deepcopy(module)
     losses: dict[str, dict[int, float]] = {}
     for number, group in enumerate(groups):
@@ -59,30 +56,12 @@ def _measure(  # noqa: PLR0913
         for width in sorted(options[group.layer], reverse=True):
             if width < group.width:
                 with _without(cut, group, group.width - width) as smaller:
-                    found = float(divergence(_logits(smaller, samples, inputs, batch), whole))
+                    found = float(divergence(logits_of(smaller, samples, inputs, most), whole))
                 worst = max(worst, found if np.isfinite(found) else np.finfo(float).max)
             row[width] = worst
         losses[group.layer] = row
         on_progress(f"{number + 1} of {len(groups)} groups")
     return losses
-
-
-def _batch(module: torch.nn.Module, samples: Sequence[Tensors], inputs: Sequence[str]) -> int:
-    """How many samples the module takes at a time: a network may be written for one."""
-    try:
-        both = logits_of(module, samples[:2], inputs)
-    except FORWARD_ERRORS:
-        return 1
-    alone = _logits(module, samples[:2], inputs, 1)
-    same = both.shape == alone.shape and torch.allclose(both, alone, rtol=1e-3, atol=1e-3)
-    return _BATCH if same else 1
-
-
-def _logits(
-    module: torch.nn.Module, samples: Sequence[Tensors], inputs: Sequence[str], batch: int
-) -> torch.Tensor:
-    batches = (samples[i : i + batch] for i in range(0, len(samples), batch))
-    return torch.cat([logits_of(module, part, inputs) for part in batches])
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Mapping, Sequence
 
 from mla_edge.bundle import sha256_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mla_edge.networks import TierNetwork
 
 RANGES = "ranges.json"
+FROZEN = "frozen_ranges.json"  # beside a float graph that has learned with these ranges
 _SLOWER = 1.1  # an INT8 graph may be this much slower than float before float is taken
 
 
@@ -86,8 +87,15 @@ def quantize_tier(
 def choose_ranges(
     job: Job, part: TierNetwork, float_graph: Path
 ) -> tuple[Ranges, RangesOrigin]:
-    """The shipped ranges where they fit, otherwise those of the calibration set."""
+    """The shipped ranges where they fit, otherwise those of the calibration set.
+
+    Those that the graph has learned with, if it has.
+    """
     name = part.tier.name
+    frozen = float_graph.with_name(FROZEN)
+    if frozen.exists():
+        found = json.loads(frozen.read_text(encoding="utf-8"))
+        return Ranges.from_json(found["ranges"]), RangesOrigin(**found["origin"])
     said = f"calibration set {job.calibration.spec.name}"
     shipped = ranges_to_use(job.network, job.recipe, job.precision, job.own_samples)[name]
     if shipped:
@@ -105,6 +113,12 @@ def choose_ranges(
         ranges = calibrate(float_graph, calibration_feeds(job, part))
         job.cache.store(key, lambda folder: _write_ranges(folder, ranges))
     return ranges, origin
+
+
+def freeze_ranges(folder: Path, ranges: Ranges, origin: RangesOrigin) -> None:
+    """Let every INT8 graph of the float graph in ``folder`` have these ranges."""
+    frozen = {"ranges": ranges.to_json(), "origin": asdict(origin)}
+    (folder / FROZEN).write_text(json.dumps(frozen), encoding="utf-8")
 
 
 def _write_ranges(folder: Path, ranges: Ranges) -> None:

@@ -242,6 +242,7 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
             if request.data is not None:
                 todo.append(f"{part.tier.name}: distil on {request.data}")
         todo.append(f"{part.tier.name}: to ONNX, opset {plan.profile.opset}, {plan.precision}")
+        todo += plan.recipe.qat.plan(part.tier.name, plan.precision, request.data)
         if plan.dla:
             todo.append(f"{part.tier.name}: plan for the DLA, {plan.dla}")
         todo.append(f"{part.tier.name}: agreement of both graphs, TensorRT check")

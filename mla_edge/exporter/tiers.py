@@ -12,12 +12,12 @@ from typing import Any, Mapping
 from mla_edge.errors import ExportError
 from mla_edge.exporter.agreement import Agreement
 from mla_edge.exporter.dla_export import DlaForm, prepare_dla
-from mla_edge.exporter.fallback import hold_gate
 from mla_edge.exporter.float_graphs import calibration_feeds, make_float_graphs
 from mla_edge.exporter.held_back import compare
 from mla_edge.exporter.int8 import RangesOrigin, choose_cpu_graph, quantize_tier
 from mla_edge.exporter.job import HeldBack, Job
 from mla_edge.exporter.operators import check_operators
+from mla_edge.exporter.qat import hold_or_learn
 from mla_edge.exporter.shrinking import Reached, check_reached, shrink_to_goal
 from mla_edge.exporter.tensorrt_check import BuildReport, verify_tensorrt
 from mla_edge.networks import TierNetwork
@@ -29,7 +29,7 @@ class TierResult:
 
     name: str
     reference_graph: Path  # float, nothing pruned
-    float_graph: Path  # float, pruned: what was quantized
+    float_graph: Path  # float, pruned, fine-tuned: what was quantized
     tensorrt_graph: Path
     cpu_graph: Path
     shrunk: Mapping[str, Any]  # parameters and widths before and after, the distillation
@@ -41,6 +41,7 @@ class TierResult:
     dla: DlaForm | None = None
     left_in_float: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by form
     goal: Reached | None = None  # where the tier had one of latency
+    qat: Mapping[str, Any] | None = None  # the fine-tune in INT8, where there was one
 
     @property
     def worst_drop(self) -> float:
@@ -68,6 +69,7 @@ class TierResult:
             "left_in_float": {form: list(kept) for form, kept in self.left_in_float.items()},
             "tensorrt": dataclasses.asdict(self.tensorrt),
             "dla": None if self.dla is None else dict(self.dla.facts),
+            "qat": None if self.qat is None else dict(self.qat),
             "goal": None if self.goal is None else dict(self.goal.facts),
         }
 
@@ -85,6 +87,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     ranges: RangesOrigin | None = None
     cpu_ms: dict[str, float] = {}
     kept: dict[str, tuple[str, ...]] = {}
+    qat: dict[str, Any] | None = None
     dla: DlaForm | None = None
     with job.steps.step("check_operators", name):
         _check_operators(job, graphs)
@@ -94,13 +97,15 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         quantized, ranges = quantize_tier(job, part, float_graph, {})
         cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(job, part, graphs, quantized, held)
         forms = ["tensorrt", *(["cpu"] if cpu_precision == "int8" else [])]
-        quantized, kept = hold_gate(job, part, float_graph, quantized, held, forms)
-        if "cpu" in kept:  # it is another graph now, and slower: perhaps float is taken instead
+        best, qat = hold_or_learn(job, part, float_graph, quantized, held, forms)
+        float_graph, kept = best.float_graph, dict(best.left_in_float)
+        changed, quantized = best.folder != quantized, best.folder
+        if changed:  # the processor's graph may be slower now: perhaps float is taken instead
             cpu_graph, cpu_precision, cpu_ms = choose_cpu_graph(
                 job, part, graphs, quantized, held
             )
             if cpu_precision != "int8":
-                del kept["cpu"]
+                kept.pop("cpu", None)
         tensorrt_graph = quantized / "tensorrt.onnx"
         _check_operators(job, quantized)
         if job.dla:
@@ -128,6 +133,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         dla=dla,
         left_in_float=kept,
         goal=goal,
+        qat=qat,
     )
 
 

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 
 import numpy as np
@@ -38,6 +39,28 @@ def test_the_student_comes_to_agree_with_the_teacher():
     assert agreement(student, teacher, samples) > max(before, 0.85)
     assert not student.training
     assert all(p.grad is None and not p.requires_grad for p in student.parameters())
+
+
+class OneAtATime(nn.Module):
+    """What a network may be written for: a batch of one."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body(x.view(1, 6))
+
+
+def test_a_network_for_one_sample_at_a_time_learns_the_same():
+    learned = []
+    for wrap in (lambda body: body, OneAtATime):
+        student, teacher, samples = pair()
+        recipe = dataclasses.replace(QUICK, steps=10)
+        taught = distil(wrap(student), wrap(teacher), samples, ("x",), recipe)
+        learned.append(taught.last_loss)
+        assert taught.kept
+    np.testing.assert_allclose(*learned, rtol=1e-3)
 
 
 def test_it_ends_at_its_time_limit():

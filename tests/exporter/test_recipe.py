@@ -4,7 +4,14 @@ import pytest
 
 from mla_edge._content import content_dir, names
 from mla_edge.errors import ConfigError
-from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
+from mla_edge.exporter.recipe import (
+    DistillationRecipe,
+    QatRecipe,
+    Recipe,
+    check_tiers,
+    choose_precision,
+    load_recipe,
+)
 from mla_edge.profiles import load_profile
 
 
@@ -39,6 +46,13 @@ def test_the_residual_streams_have_a_share_of_their_own(tmp_path):
     assert tier.shares == "10% of heads, 50% of the residual streams"
 
 
+def test_a_section_keeps_what_it_does_not_say(tmp_path):
+    recipe = load_recipe(write(tmp_path, "[qat]\nwhen = 'always'\nlearning_rate = 1\n"))
+    assert recipe.qat == QatRecipe(when="always", learning_rate=1.0)
+    assert recipe.distillation == DistillationRecipe()
+    assert load_recipe("default").qat == QatRecipe()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -56,6 +70,12 @@ def test_the_residual_streams_have_a_share_of_their_own(tmp_path):
         ("[distillation]\nlearning_rate = 0.0\n", "learning_rate is 0"),
         ("[distillation]\nlearning_rate = nan\n", "learning_rate is nan"),
         ("[distillation]\ntime_limit_s = -2\n", "time_limit_s is -2"),
+        ("[distillation]\nwhen = 'always'\n", "unknown when"),
+        ("[qat]\nstep = 5\n", "step"),
+        ("[qat]\nsteps = 0\n", "steps is 0"),
+        ("[qat]\nlearning_rate = inf\n", "learning_rate is inf"),
+        ("[qat]\nwhen = 'sometimes'\n", "when is 'sometimes'"),
+        ("[qat]\nwhen = 1\n", "'when' must be str"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_by_name(tmp_path, text, message):
