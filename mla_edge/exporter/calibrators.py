@@ -25,7 +25,7 @@ CALIBRATORS = (
 BINS = 8192
 _LEVELS = 128  # of INT8 on one side of zero
 _ENTROPY_BINS = 2048  # of the distribution that entropy looks at, as TensorRT has them
-_ENTROPY_TRIES = 120
+_ENTROPY_TRIES = 64
 
 
 @dataclass(frozen=True)

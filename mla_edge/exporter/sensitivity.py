@@ -113,7 +113,8 @@ def _suffixes(model: Any, layers: Sequence[Layer]) -> Iterator[tuple[list[Layer]
 
 def _suffix(model: Any, start: int, group: Sequence[Layer]) -> Any:
     """The nodes from ``start`` on, with an input that is added to the output of each layer."""
-    shapes = {value.name: value for value in (*model.graph.input, *model.graph.value_info)}
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    shapes = {value.name: value for value in values}
     added = {layer.node.name for layer in group}
     nodes, inputs = [], []
     for original in model.graph.node[start:]:
