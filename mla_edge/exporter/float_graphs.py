@@ -12,6 +12,7 @@ import torch
 
 from mla_edge.exporter.calibration import over_modes, to_examples
 from mla_edge.exporter.distillation import distil
+from mla_edge.exporter.int4_weights import SOURCE_OPSET
 from mla_edge.exporter.onnx_graph import to_onnx
 from mla_edge.exporter.operators import is_only_strongly_typed
 from mla_edge.exporter.pruning import prune
@@ -47,8 +48,8 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
     shrinks = bool(how.prune or how.prune_heads or how.widths or how.sparsity)
-    half = job.precision == "fp16" or mixes(job)
-    opset = int(job.profile.opset or 0)
+    half = job.precision == "fp16" or mixes(job, name)
+    opset = SOURCE_OPSET if how.weights else int(job.profile.opset or 0)
     learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
     shares = how.prune, how.prune_heads, how.sparsity
     key = hash_of("graphs", job.base, name, shares, how.widths, learning, opset, half)
@@ -173,8 +174,13 @@ def _whole(module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def mixes(job: Job) -> bool:
-    """Whether what is not INT8 has to be written in FP16: TensorRT adds it elsewhere."""
+def mixes(job: Job, tier: str) -> bool:
+    """Whether what is not INT8 has to be written in FP16: TensorRT adds it elsewhere.
+
+    Beside INT4 weights too: a graph with those is built with the types that it says.
+    """
+    if job.profile.tensorrt is not None and job.recipe.tier(tier).weights:
+        return job.precision == "int8"
     only_strong = is_only_strongly_typed(job.profile.tensorrt)
     fits = int(job.profile.opset or 0) >= HALF_SCALES
     return job.precision == "int8" and only_strong and fits

@@ -65,7 +65,7 @@ def quantize_tier(
     recipe = job.recipe.tier(name)
     int8_weights = takes_int8_weights(job.profile.tensorrt)
     sources = {"tensorrt": float_graph, "cpu": float_graph}
-    if mixes(job):
+    if mixes(job, name):
         sources["tensorrt"] = float_graph.with_name("half.onnx")
     key = hash_of(
         "quantize",
@@ -75,6 +75,7 @@ def quantize_tier(
         {form: list(layers) for form, layers in kept.items()},
         ranges.to_json(),
         int8_weights,
+        recipe.weights,
     )
     entry = job.cache.find(key)
     if entry is not None:
@@ -94,6 +95,7 @@ def quantize_tier(
                     style=style,
                     keep_float=[*own, *kept.get(style, ())],
                     int8_weights=int8_weights,
+                    int4=bool(recipe.weights),
                 )
             _write_ranges(folder, ranges)
 

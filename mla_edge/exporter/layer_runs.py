@@ -16,6 +16,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.exporter.calibrators import CALIBRATORS, quantized, weight_scales, whole_weights
+from mla_edge.exporter.int4_weights import rounded as int4_rounded
+from mla_edge.exporter.int4_weights import takes_int4
 from mla_edge.exporter.quantization import STYLES, run_with
 
 if TYPE_CHECKING:
@@ -29,14 +31,18 @@ _NONE = 1e-30
 class RoundedLayers:
     """The layers of a float graph, detached from each other, with their weights rounded."""
 
-    def __init__(self, model: Any, layers: Sequence[Layer]) -> None:
-        """``model`` is the graph that ``layers`` were found in; it is not changed."""
+    def __init__(self, model: Any, layers: Sequence[Layer], *, int4: bool = False) -> None:
+        """``model`` is the graph that ``layers`` were found in; it is not changed.
+
+        With ``int4`` linear layers have their weights in INT4, as `quantize` gives them.
+        """
         shapes = {
             value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
             for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
         }
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.layers = layers
+        self.int4 = {layer.node.name for layer in layers if int4 and takes_int4(layer)}
         self.sources = sorted({layer.source for layer in layers})
         nodes, weights = [], []
         for layer in layers:
@@ -45,6 +51,8 @@ class RoundedLayers:
             scales = weight_scales(values, layer.axis).astype(np.float32)
             shape = [-1 if i == layer.axis else 1 for i in range(values.ndim)]
             rounded = whole_weights(values, scales, layer.axis) * scales.reshape(shape)
+            if node.name in self.int4:
+                rounded = int4_rounded(values, layer.axis)
             node.input[1] = f"{node.name}/rounded"
             weights.append(numpy_helper.from_array(rounded, node.input[1]))
             nodes.append(node)

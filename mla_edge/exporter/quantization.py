@@ -26,6 +26,7 @@ from mla_edge.exporter.calibrators import (
     whole_weights,
 )
 from mla_edge.exporter.flattening import flatten_layers
+from mla_edge.exporter.int4_weights import takes_int4, write_int4
 from mla_edge.exporter.layers import KEPT, Layer, find_layers, structure_of
 from mla_edge.exporter.onnx_graph import OnnxGraph, load_model, merge_constants, read_graph
 from mla_edge.exporter.ranges import Ranges, check_samples
@@ -84,7 +85,7 @@ def run_with(
     engine.close()
 
 
-def quantize(
+def quantize(  # noqa: PLR0913 - a graph, where to, and each choice of its form
     graph: Path,
     out: Path,
     ranges: Ranges,
@@ -92,6 +93,7 @@ def quantize(
     style: str,
     keep_float: Sequence[str] = (),
     int8_weights: bool = False,
+    int4: bool = False,
 ) -> OnnxGraph:
     """Write the INT8 form of the float ``graph`` to ``out``.
 
@@ -104,7 +106,8 @@ def quantize(
     refuses INT8 constants; ``int8_weights`` stores them as INT8, a quarter of the size.
     ``cpu``: unsigned activations with a zero point, signed weights, quantized biases, and Conv
     outputs too; convolutions over 1 to 3 channels stay float. ``keep_float`` names layers that
-    stay float. ExportError if ``ranges`` were made for another graph.
+    stay float. With ``int4`` (graphs of opset 20 and up) linear layers get weights in INT4
+    instead, with their inputs in float. ExportError if ``ranges`` were made for another graph.
     """
     if style not in STYLES:
         raise ConfigError(f"quantization style {style!r}", hint=f"one of {', '.join(STYLES)}")
@@ -115,6 +118,9 @@ def quantize(
             hint="calibrate again with this network",
         )
     layers = layers_to_quantize(model, style, keep_float)
+    if int4:
+        write_int4(model, [layer for layer in layers if takes_int4(layer)])
+        layers = layers_to_quantize(model, style, keep_float)
     correct_biases(model, layers, ranges, style)
     if style == "cpu":
         flatten_layers(model, find_layers(model, keep_float))

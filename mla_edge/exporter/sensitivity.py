@@ -45,7 +45,7 @@ class LayerSensitivity:
 
     layer: str
     operator: str
-    calibrator: str  # of its input's range
+    calibrator: str  # of its input's range, or that its weights are INT4
     sqnr_db: float
     divergence: float
     changed: int
@@ -57,9 +57,10 @@ def layer_table(
 ) -> list[LayerSensitivity]:
     """The table of a tier in one style, from an earlier export where nothing has changed."""
     name = part.tier.name
+    int4 = bool(job.recipe.tier(name).weights)
     keep = matching(float_graph, job.recipe.tier(name).keep_float)
     key = hash_of(
-        "sensitivity", job.base, sha256_of(float_graph), keep, ranges.to_json(), style,
+        "sensitivity", job.base, sha256_of(float_graph), keep, ranges.to_json(), style, int4,
         job.calibration.sha256,
     )  # fmt: skip
     entry = job.cache.find(key)
@@ -68,7 +69,7 @@ def layer_table(
     else:
         with job.steps.step("sensitivity", name):
             samples = tune_feeds(job, part, SAMPLES)
-            table = tabulate(float_graph, ranges, style, samples, keep)
+            table = tabulate(float_graph, ranges, style, samples, keep, int4=int4)
             text = json.dumps([asdict(row) for row in table])
             entry = job.cache.store(key, lambda to: _write(to, text))
             job.steps.note(_in_words(table, style))
@@ -82,22 +83,26 @@ def tabulate(
     style: str,
     samples: Sequence[Tensors],
     keep_float: Sequence[str] = (),
+    *,
+    int4: bool = False,
 ) -> list[LayerSensitivity]:
     """Every layer that `quantize` would round, worst first.
 
     A layer alone in INT8 is its input and its weights rounded and its bias corrected. The
     rounded branch beside an Add, and on a processor the rounded output, are not counted to it.
+    With ``int4`` a linear layer has only its weights rounded, to INT4.
     """
     model = load_model(float_graph)
     layers = layers_to_quantize(model, style, keep_float)
     rows = []
     for group, suffix in _suffixes(model, layers):
-        for layer, error in _errors(model, group, suffix, ranges, style, samples):
-            node, place = layer.node, f"{layer.node.name}:in"
-            found = asdict(error)
-            rows.append(
-                LayerSensitivity(node.name, node.op_type, ranges.by(style, place), **found)
-            )
+        rounded = RoundedLayers(model, group, int4=int4)
+        for layer, error in _errors(model, rounded, suffix, ranges, style, samples):
+            node = layer.node
+            by = "INT4 weights" if node.name in rounded.int4 else ""
+            by = by or ranges.by(style, f"{node.name}:in")
+            rows.append(LayerSensitivity(node.name, node.op_type, by, **asdict(error)))
+        rounded.close()
     return sorted(rows, key=lambda row: (row.sqnr_db, row.layer))
 
 
@@ -143,14 +148,13 @@ def _suffix(model: Any, start: int, group: Sequence[Layer]) -> Any:
 
 def _errors(  # noqa: PLR0913 - a part of the graph, how it is rounded, and samples
     model: Any,
-    group: Sequence[Layer],
+    rounded: RoundedLayers,
     suffix: Any,
     ranges: Ranges,
     style: str,
     samples: Sequence[Tensors],
 ) -> Iterator[tuple[Layer, OutputError]]:
-    rounded = RoundedLayers(model, group)
-    engine = _engine(suffix)
+    engine, group = _engine(suffix), rounded.layers
     outputs = [layer.node.output[0] for layer in group]
     errors = {f"{out}/error" for out in outputs}
     needed = {spec.name for spec in engine.inputs} - errors
@@ -160,8 +164,11 @@ def _errors(  # noqa: PLR0913 - a part of the graph, how it is rounded, and samp
     for values in run_with(
         model, sorted({*needed, *rounded.sources, *outputs} - inputs), samples
     ):
-        places = {layer.source: ranges.places[f"{layer.node.name}:in"] for layer in group}
-        given = {name: quantized(values[name], r, style) for name, r in places.items()}
+        given = {name: values[name] for name in rounded.sources}
+        for layer in group:
+            if layer.node.name not in rounded.int4:
+                found_range = ranges.places[f"{layer.node.name}:in"]
+                given[layer.source] = quantized(values[layer.source], found_range, style)
         results = rounded.run(given)
         feed = {name: values[name] for name in needed}
         feed.update((f"{out}/error", np.zeros_like(values[out])) for out in outputs)
@@ -170,12 +177,11 @@ def _errors(  # noqa: PLR0913 - a part of the graph, how it is rounded, and samp
             out = layer.node.output[0]
             change = results[out] - values[out]
             bias = ranges.correction(style, layer.node.name)
-            if bias is not None:
+            if bias is not None and layer.node.name not in rounded.int4:
                 after = change.ndim - 2 if layer.node.op_type == "Conv" else 0
                 change = change + bias.astype(np.float32).reshape(-1, *[1] * after)
             logits = engine.run({**feed, f"{out}/error": change})["logits"]
             found[out].append(logits.ravel().copy())
-    rounded.close()
     engine.close()
     right = np.stack(wanted).astype(np.float64)
     for layer in group:
