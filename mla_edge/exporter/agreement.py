@@ -83,10 +83,6 @@ class OutputError:
     divergence: float  # Kullback-Leibler, of the classes' odds, mean, in nats
     changed: int  # samples with another answer
 
-    def is_better_than(self, other: OutputError) -> bool:
-        """Nearer to the float network, and with no more answers changed."""
-        return self.sqnr_db > other.sqnr_db and self.changed <= other.changed
-
 
 def output_error(wanted: np.ndarray, found: np.ndarray) -> OutputError:
     """The error of ``found`` against ``wanted``, both [samples, classes]."""

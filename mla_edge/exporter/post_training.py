@@ -2,8 +2,8 @@
 
 Each tensor takes the calibrator with which the layers that read it come closest to what they
 give in float. That is a guess about the network, so it is held against one calibrator for all
-on tune samples, at the network's output; so are the corrected biases. What is not better there
-is rolled back, in either form by itself.
+on tune samples, at the network's output; so are the corrected biases. What is not better there,
+by more than chance would give, is rolled back, in either form by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
-from mla_edge.exporter.agreement import OutputError, answers, output_error
+import numpy as np
+
+from mla_edge.exporter.agreement import answers, output_error
 from mla_edge.exporter.bias_correction import can_correct
 from mla_edge.exporter.calibrators import CALIBRATORS, Range, collect_histograms
 from mla_edge.exporter.layer_runs import LayerErrors, measure_layers
@@ -25,10 +27,11 @@ from mla_edge.exporter.ranges import BY_TENSOR, Ranges, check_samples, encode_co
 if TYPE_CHECKING:
     from mla_edge.signals import Tensors
 
-LAYER_SAMPLES = 24  # of the calibration samples, through every layer with every calibrator
-TUNE_SAMPLES = 48  # that decide what is kept
+LAYER_SAMPLES = 48  # of the calibration samples, through every layer with every calibrator
+TUNE_SAMPLES = 96  # that decide what is kept
 CORRECTED = "bias correction"
-_FOR_ALL = ("max", "mse")  # calibrators for every tensor alike, which the choice must beat
+_FOR_ALL = ("mse", "max")  # calibrators for every tensor alike, which the choice must beat
+_SURE = 2.0  # standard errors: what is less sure to be better is not taken
 
 Choice = Mapping[str, str]  # the calibrator of each tensor
 
@@ -72,44 +75,62 @@ def _best(  # noqa: PLR0913 - what was measured, and where it is tried
     style: str,
 ) -> tuple[Ranges, list[dict[str, Any]]]:
     """What to take for one style, and all that was tried, the attempt that was kept marked."""
-    choices: dict[str, Choice] = {
-        BY_TENSOR: {
-            tensor: min(CALIBRATORS, key=lambda name: errors.noise[style, name, tensor])
-            for tensor in candidates
-        }
+    choices: dict[str, Choice] = {name: dict.fromkeys(candidates, name) for name in _FOR_ALL}
+    choices[BY_TENSOR] = {
+        tensor: min(CALIBRATORS, key=lambda name: errors.noise[style, name, tensor])
+        for tensor in candidates
     }
-    choices.update((name, dict.fromkeys(candidates, name)) for name in _FOR_ALL)
     made = {
         name: dataclasses.replace(plain, places=_places(layers, candidates, choice))
         for name, choice in choices.items()
     }
-    found = {name: trial.error(style, ranges) for name, ranges in made.items()}
-    kept = max(found, key=lambda name: found[name].sqnr_db)
+    found = {name: trial.answers(style, ranges) for name, ranges in made.items()}
+    kept = _FOR_ALL[0]
+    for name in found:
+        if trial.gains(found[name], found[kept]):
+            kept = name
     changes = _corrections(trial.graph, layers, errors, choices[kept], style)
     if changes:
         corrected = dataclasses.replace(made[kept], corrections={style: changes})
-        found[CORRECTED] = trial.error(style, corrected)
-        if found[CORRECTED].is_better_than(found[kept]):
+        found[CORRECTED] = trial.answers(style, corrected)
+        if trial.gains(found[CORRECTED], found[kept]):
             made[CORRECTED], kept = corrected, CORRECTED
     attempts = [
-        {"attempt": name, "kept": name == kept, **dataclasses.asdict(error)}
-        for name, error in found.items()
+        {
+            "attempt": name,
+            "kept": name == kept,
+            **dataclasses.asdict(output_error(trial.wanted, logits)),
+        }
+        for name, logits in found.items()
     ]
     return made[kept], attempts
 
 
 class _Trial:
-    """Quantizes a float graph, and says how far its logits are from the float ones."""
+    """Quantizes a float graph, and says what its logits are worth."""
 
     def __init__(self, graph: Path, samples: Sequence[Tensors]) -> None:
         self.graph, self._samples = graph, samples
-        self._wanted = answers(graph, samples)
+        self.wanted = answers(graph, samples)  # [samples, classes]
 
-    def error(self, style: str, ranges: Ranges) -> OutputError:
+    def answers(self, style: str, ranges: Ranges) -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             quantize(self.graph, path, ranges, style=style, int8_weights=True)
-            return output_error(self._wanted, answers(path, self._samples))
+            return answers(path, self._samples)
+
+    def gains(self, logits: np.ndarray, others: np.ndarray) -> bool:
+        """Whether ``logits`` are nearer to the float ones than ``others``, and not by chance.
+
+        Sample by sample, by the logarithm of the error's energy: a few samples with large
+        errors must not decide. Nor may more answers change, or the error be larger in all.
+        """
+        mine, theirs = (np.square(a - self.wanted).sum(1) + 1e-12 for a in (logits, others))
+        gained = np.log(theirs / mine)
+        chance = gained.std(ddof=1) / np.sqrt(len(gained)) if len(gained) > 1 else np.inf
+        error, other = (output_error(self.wanted, a) for a in (logits, others))
+        surely = bool(gained.mean() > _SURE * chance)
+        return surely and error.changed <= other.changed and error.sqnr_db > other.sqnr_db
 
 
 def _places(

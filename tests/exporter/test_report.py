@@ -288,13 +288,18 @@ def test_a_failed_report_is_beside_the_bundle_and_goes_with_the_next_success(fac
 
 
 def test_what_int8_leaves_open_is_said():
-    def said(profile, precision):
+    def said(profile, precision, sparsity=None):
         checked = SimpleNamespace(
-            name="lite", tensorrt=BuildReport("ok", version="1.5"), dla=None
+            name="lite",
+            tensorrt=BuildReport("ok", version="1.5"),
+            dla=None,
+            shrunk={"sparsity": sparsity},
         )
         return " ".join(reporting.not_proven(load_profile(profile), precision, [checked]))
 
     assert "really fuses every INT8 layer shows only there" in said("agx-xavier", "int8")
     assert "The DLA was not looked at: export with --dla" in said("agx-xavier", "int8")
     assert "DLA" not in said("host", "int8")
+    assert "sparsity" not in said("agx-orin", "int8")
+    assert "nothing is faster here" in said("agx-orin", "int8", {"pattern": "2:4"})
     assert "INT8" not in said("agx-xavier", "fp16")
