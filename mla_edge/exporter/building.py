@@ -315,8 +315,9 @@ def describe_build(
     return BuildSpec(
         graph=str(graph),
         precision=precision,
-        carries_types=precision == "fp16",
+        carries_types=precision == "fp16" or tier in bundle.provenance.get("int4", ()),
         float_layers=tuple(floating.get(tier, ())),
+        sparse=tier in bundle.provenance.get("sparse", ()),
         dla=request.dla,
         calibration_cache=None if cache is None else str(cache),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from mla_edge.exporter.calibration import over_modes, to_examples
 from mla_edge.exporter.distillation import distil
+from mla_edge.exporter.int4_weights import SOURCE_OPSET
 from mla_edge.exporter.onnx_graph import to_onnx
 from mla_edge.exporter.operators import is_only_strongly_typed
 from mla_edge.exporter.pruning import Pruned, prune
@@ -19,6 +21,7 @@ from mla_edge.exporter.quantization import HALF_SCALES
 from mla_edge.exporter.ranges import check_samples
 from mla_edge.exporter.runs import open_engines, run_tiers
 from mla_edge.exporter.sampling import draw_samples
+from mla_edge.exporter.sparsity import held_sparse
 from mla_edge.exporter.steps import hash_of
 from mla_edge.networks.lora import ADAPTED, merge_lora
 from mla_edge.signals import Tensors, TensorSpec
@@ -49,10 +52,10 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     how = job.recipe.tier(name)
     student = _takes_student(part, how)
     shrinks = not student and _shrinks(how)
-    half = job.precision == "fp16" or mixes(job)
-    opset = int(job.profile.opset or 0)
+    half = job.precision == "fp16" or mixes(job, name)
+    opset = SOURCE_OPSET if how.weights else int(job.profile.opset or 0)
     learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
-    shares = how.prune, how.prune_heads, how.prune_residual
+    shares = how.prune, how.prune_heads, how.prune_residual, how.sparsity
     key = hash_of("graphs", job.base, name, student, shares, how.widths, learning, opset, half)
     entry = job.cache.find(key)
     if entry is not None:
@@ -86,9 +89,10 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
 
 def write_graphs(job: Job, part: TierNetwork, folder: Path) -> None:
     """Write ``float.onnx`` of the tier as it is, and ``half.onnx`` where FP16 is."""
-    opset = int(job.profile.opset or 0)
+    name = part.tier.name
+    opset = SOURCE_OPSET if job.recipe.tier(name).weights else int(job.profile.opset or 0)
     to_onnx(job.network, part, folder / "float.onnx", opset=opset)
-    if job.precision == "fp16" or mixes(job):
+    if job.precision == "fp16" or mixes(job, name):
         to_onnx(job.network, part, folder / "half.onnx", opset=opset, half=True)
 
 
@@ -125,6 +129,15 @@ def calibration_feeds(job: Job, part: TierNetwork) -> list[Tensors]:
     check_samples(whole, [TensorSpec(s.name, "float32", s.shape) for s in network.inputs])
     spread = over_modes(job.calibration.calibrate, network.inputs)
     feeds = [example.tensors for example in spread]
+    if not set(part.tier.inputs) <= set(feeds[0]):
+        feeds = with_earlier_outputs(job, feeds)
+    return [{name: feed[name] for name in part.tier.inputs} for feed in feeds]
+
+
+def tune_feeds(job: Job, part: TierNetwork, count: int) -> list[Tensors]:
+    """The first tune samples in every mode in turn, as the tier takes them."""
+    few = over_modes(job.calibration.tune[:count], job.network.inputs)
+    feeds = [example.tensors for example in few]
     if not set(part.tier.inputs) <= set(feeds[0]):
         feeds = with_earlier_outputs(job, feeds)
     return [{name: feed[name] for name in part.tier.inputs} for feed in feeds]
@@ -168,25 +181,36 @@ def _shrink(
         "pruned": [dataclasses.asdict(change) for change in pruned.changes],
         "distillation": None,
         "student": False,
+        "sparsity": None,
     }
-    if job.trains:
-        with job.steps.step("distil", name):
-            recipe = job.recipe.distillation
-            feeds = training_feeds(job, part, recipe.samples)
-            taught = distil(pruned.module, part.module, feeds, part.tier.inputs, recipe)
-            shrunk["distillation"] = dataclasses.asdict(taught)
-            undone = "" if taught.kept else ": worse, so undone"
-            losses = f"{taught.first_loss:.4f} → {taught.last_loss:.4f}{undone}"
-            job.steps.note(f"{taught.steps} steps, loss on samples kept apart {losses}")
+    held = held_sparse(pruned.module) if how.sparsity else nullcontext()
+    with held as sparse:
+        if sparse is not None:
+            shrunk["sparsity"] = {"pattern": how.sparsity, **dataclasses.asdict(sparse)}
+        if job.trains:
+            shrunk["distillation"] = _learn(job, part, pruned.module)
     return pruned.module, shrunk
 
 
+def _learn(job: Job, part: TierNetwork, student: torch.nn.Module) -> dict[str, Any]:
+    """Let the smaller tier learn from the whole one; says how far it got."""
+    with job.steps.step("distil", part.tier.name):
+        recipe = job.recipe.distillation
+        feeds = training_feeds(job, part, recipe.samples)
+        taught = distil(student, part.module, feeds, part.tier.inputs, recipe)
+        undone = "" if taught.kept else ": worse, so undone"
+        losses = f"{taught.first_loss:.4f} → {taught.last_loss:.4f}{undone}"
+        job.steps.note(f"{taught.steps} steps, loss on samples kept apart {losses}")
+    return dataclasses.asdict(taught)
+
+
 def _shrinks(how: TierRecipe) -> bool:
-    return bool(how.shares or how.widths)
+    return bool(how.shares or how.widths or how.sparsity)
 
 
 def _takes_student(part: TierNetwork, how: TierRecipe) -> bool:
-    return how.student and part.student is not None
+    """Not with sparsity, which thins the tier itself."""
+    return how.student and part.student is not None and not how.sparsity
 
 
 def _prune(job: Job, part: TierNetwork, how: TierRecipe) -> Pruned:
@@ -221,11 +245,17 @@ def _whole(module: torch.nn.Module) -> dict[str, Any]:
         "pruned": [],
         "distillation": None,
         "student": False,
+        "sparsity": None,
     }
 
 
-def mixes(job: Job) -> bool:
-    """Whether what is not INT8 has to be written in FP16: TensorRT adds it elsewhere."""
+def mixes(job: Job, tier: str) -> bool:
+    """Whether what is not INT8 has to be written in FP16: TensorRT adds it elsewhere.
+
+    Beside INT4 weights too: a graph with those is built with the types that it says.
+    """
+    if job.profile.tensorrt is not None and job.recipe.tier(tier).weights:
+        return job.precision == "int8"
     only_strong = is_only_strongly_typed(job.profile.tensorrt)
     fits = int(job.profile.opset or 0) >= HALF_SCALES
     return job.precision == "int8" and only_strong and fits

@@ -344,8 +344,10 @@ def describe(
             "precision": plan.precision,
             "opset": plan.profile.opset,
             "dla": job.dla,
+            "int4": [t for t, how in plan.recipe.tiers.items() if how.weights],
+            "sparse": [r.name for r in results if r.shrunk["sparsity"]],
             "ranges": {
-                result.name: dataclasses.asdict(result.ranges)
+                result.name: result.ranges.origin
                 for result in results
                 if result.ranges is not None
             },

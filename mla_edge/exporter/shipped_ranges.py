@@ -27,7 +27,8 @@ def find_ranges(network: Network, tier: str, how: TierRecipe) -> dict[str, Any] 
     ``source`` say what they were made from.
     """
     path = _path(content_dir("calibration"), network.name, tier)
-    if not path.is_file() or how.prune_residual:  # nothing ships for a narrower stream
+    # Nothing ships for a narrower stream, and sparse weights are other weights.
+    if not path.is_file() or how.prune_residual or how.sparsity:
         return None
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["entries"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 from mla_edge.engines.bindings import load_bindings
 from mla_edge.errors import ExportError, MissingDependency
 from mla_edge.exporter.engine_build import BuildSpec, build_engine, parse_network
+from mla_edge.exporter.int4_weights import int4_layers
 from mla_edge.exporter.layers import floating_layers
 from mla_edge.exporter.onnx_graph import load_model
 
@@ -62,7 +63,7 @@ def verify_tensorrt(
     installed the status is "not checked".
     """
     model = load_model(graph)
-    floating = {*floating_layers(model), *keep_float}
+    floating = {*floating_layers(model), *keep_float, *int4_layers(model)}
     exempt = tuple(name for name in _weighted(model) if int8 and name in floating)
     try:
         bindings = load_bindings("rtx")
