@@ -48,6 +48,16 @@ def measure(
     Everything is run as written and again optimised: ONNX Runtime's optimiser changes what some
     quantized graphs compute, and says nothing. ExportError for logits that are not finite.
     """
+    return measure_answers(reference, graph, samples, labels)[0]
+
+
+def measure_answers(
+    reference: Sequence[np.ndarray],
+    graph: Path,
+    samples: Sequence[Tensors],
+    labels: Sequence[int],
+) -> tuple[Agreement, np.ndarray]:
+    """As ``measure``, and the logits of the optimised graph, [samples, classes]."""
     if not len(reference) == len(samples) == len(labels) > 0:
         raise ExportError(
             f"agreement: {len(reference)} references, {len(samples)} samples and "
@@ -61,7 +71,7 @@ def measure(
     cosines, between = _cosines(wanted, plain), _cosines(plain, optimised)
     float_accuracy = float((wanted.argmax(1) == truth).mean())
     accuracies = [float((logits.argmax(1) == truth).mean()) for logits in (plain, optimised)]
-    return Agreement(
+    found = Agreement(
         samples=len(samples),
         top1_agreement=float((plain.argmax(1) == wanted.argmax(1)).mean()),
         cosine=float(cosines.mean()),
@@ -74,6 +84,7 @@ def measure(
         optimised_accuracy=accuracies[1],
         optimiser_breaks=bool(between.mean() < MIN_OPTIMISED_COSINE),
     )
+    return found, optimised
 
 
 def sensitivity(
@@ -83,6 +94,19 @@ def sensitivity(
 
     The error is the share of noise in a layer's output (its energy over the signal's) minus the
     share that came in with its input, from one run of both graphs on ``samples``.
+    """
+    noise = noise_in_layers(float_graph, quantized, samples)
+    errors = [(name, max(0.0, after - before)) for name, (before, after) in noise.items()]
+    return sorted(errors, key=lambda pair: (-pair[1], pair[0]))
+
+
+def noise_in_layers(
+    float_graph: Path, quantized: Path, samples: Sequence[Tensors]
+) -> dict[str, tuple[float, float]]:
+    """The shares of noise in the input and in the output of each quantized layer.
+
+    A share is the energy of the difference from the float graph's tensor over that tensor's, in
+    one run of both graphs, as they are written, on ``samples``.
     """
     plain, other = load_model(float_graph), load_model(quantized)
     there = {name for node in other.graph.node for name in (*node.input, *node.output)}
@@ -111,8 +135,7 @@ def sensitivity(
     def share(name: str) -> float:
         return noise[name] / signal[name] if name in signal else 0.0
 
-    errors = [(la.node.name, max(0.0, share(la.out) - share(la.source))) for la in layers]
-    return sorted(errors, key=lambda pair: (-pair[1], pair[0]))
+    return {layer.node.name: (share(layer.source), share(layer.out)) for layer in layers}
 
 
 def _logits(graph: Path, samples: Sequence[Tensors], *, optimise: bool) -> Any:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from mla_edge.networks import TierNetwork
 
 
+PRUNED = "pruned.onnx"
+
+
 def reference_graphs(job: Job) -> dict[str, Path]:
     """The float graph of every tier, nothing pruned: what all else is compared with."""
     whole = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, tiers={}))
@@ -41,7 +44,10 @@ def reference_graphs(job: Job) -> dict[str, Path]:
 
 
 def make_float_graphs(job: Job, part: TierNetwork) -> Path:
-    """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``."""
+    """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``.
+
+    Where distillation made it better, ``pruned.onnx`` is what it was before.
+    """
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
     shrinks = bool(how.prune or how.prune_heads or how.widths)
@@ -57,7 +63,9 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
             steps.reused(step, name)
         return entry
     part = without_adapters(part)
-    module, shrunk = _shrink(job, part, how) if shrinks else (part.module, _whole(part.module))
+    module, untaught, shrunk = part.module, None, _whole(part.module)
+    if shrinks:
+        module, untaught, shrunk = _shrink(job, part, how)
     with steps.step("to_onnx", name):
 
         def make(folder: Path) -> None:
@@ -65,6 +73,9 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
             to_onnx(job.network, smaller, folder / "float.onnx", opset=opset)
             if half:
                 to_onnx(job.network, smaller, folder / "half.onnx", opset=opset, half=True)
+            if untaught is not None:
+                before = dataclasses.replace(part, module=untaught)
+                to_onnx(job.network, before, folder / PRUNED, opset=opset)
             (folder / "shrunk.json").write_text(json.dumps(shrunk), encoding="utf-8")
 
         return job.cache.store(key, make)
@@ -98,8 +109,9 @@ def with_earlier_outputs(job: Job, samples: Sequence[Tensors]) -> list[Tensors]:
 
 def _shrink(
     job: Job, part: TierNetwork, how: TierRecipe
-) -> tuple[torch.nn.Module, dict[str, Any]]:
-    name = part.tier.name
+) -> tuple[torch.nn.Module, torch.nn.Module | None, dict[str, Any]]:
+    """The pruned module, what it was before it learned, if it did, and how it was made."""
+    name, untaught = part.tier.name, None
     with job.steps.step("prune", name):
         feed = example_feed(job, part)
         pruned = prune(
@@ -125,12 +137,14 @@ def _shrink(
             feeds = [example.tensors for example in spread]
             if not set(part.tier.inputs) <= set(feeds[0]):
                 feeds = with_earlier_outputs(job, feeds)
+            before = copy.deepcopy(pruned.module)
             taught = distil(pruned.module, part.module, feeds, part.tier.inputs, recipe)
             shrunk["distillation"] = dataclasses.asdict(taught)
+            untaught = before if taught.kept else None
             undone = "" if taught.kept else ": worse, so undone"
             losses = f"{taught.first_loss:.4f} → {taught.last_loss:.4f}{undone}"
             job.steps.note(f"{taught.steps} steps, loss on samples kept apart {losses}")
-    return pruned.module, shrunk
+    return pruned.module, untaught, shrunk
 
 
 def without_adapters(part: TierNetwork) -> TierNetwork:

@@ -21,6 +21,7 @@ from mla_edge.exporter.calibration import (
     modes,
 )
 from mla_edge.exporter.dla import choose_form
+from mla_edge.exporter.evidence import gather
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code
 from mla_edge.exporter.goal import LatencyGoal, make_goal
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
@@ -162,6 +163,7 @@ def export(
         facts["routing"]["float_cost_ms"] = float_cost_ms
         facts["routing"]["measured_on"] = policy.measured_on
         facts["provenance"]["inputs_sha256"] = inputs
+        facts.update(gather(job, results, held, routings))
         if not facts["gate"]["passed"]:
             refuse(plan.target, job, results, held, facts)
         with steps.step("bundle"):
