@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Iterator, Mapping, Sequence
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 16.0, 42.0  # margins, in the picture's units
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 10.0, 24.0, 40.0  # margins, in the picture's units
 _FONT, _CHARACTER = 12.0, 6.4  # height of a label, and about the width of one character
 _SMALLEST, _LARGEST = 4.5, 15.0  # radius of a point; its area is the file's size
 _ANGLES = (0, 180, 270, 90, 315, 225, 45, 135)  # degrees: where a label goes, the best first
@@ -42,7 +42,6 @@ def lay_out(
     shown = [100 * p["accuracy"] for p in points]
     ends = [p["float_accuracy"] * 100 - p["drop_points"] + d for p in points for d in _doubt(p)]
     low, high = _stretch([*shown, *ends, *gates.values()], 0.08, 0.4)
-    high = min(high, max(100.0, *shown))
 
     def x(ms: float) -> float:
         return plot.left + (plot.right - plot.left) * (math.log(ms) - low_ms) / (
@@ -73,11 +72,10 @@ def lay_out(
         "points": sorted(drawn, key=lambda p: -p["r"]),
         "lines": list(_lines(drawn)),
         "gates": [
-            {"y": y(value), "tier": tier, **_span(drawn, tier)}
-            for tier, value in gates.items()
+            {"y": y(value), "tier": tier, **_span(drawn, tier)} for tier, value in gates.items()
         ],
-        "x_ticks": [(x(ms), f"{ms:g}") for ms in _decades(low_ms, high_ms)],
-        "y_ticks": [(y(v), f"{v:g}") for v in _even(low, high)],
+        "x_ticks": [(x(ms), f"{ms:g}") for ms in _rounds(math.exp(low_ms), math.exp(high_ms))],
+        "y_ticks": [(y(v), f"{v:g}") for v in _even(low, min(high, 100.0))],
     }
 
 
@@ -110,7 +108,9 @@ def _lines(drawn: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _label(drawn: list[dict[str, Any]], plot: Box) -> None:
     """Give each point a place for its title where it covers no other, if there is one."""
-    taken = [Box(p["x"] - p["r"], p["y"] - p["r"], p["x"] + p["r"], p["y"] + p["r"]) for p in drawn]
+    taken = [
+        Box(p["x"] - p["r"], p["y"] - p["r"], p["x"] + p["r"], p["y"] + p["r"]) for p in drawn
+    ]
     for point in drawn:
         wide = len(point["title"]) * _CHARACTER
         best, least = None, math.inf
@@ -150,11 +150,13 @@ def _stretch(values: Sequence[float], share: float, least: float) -> tuple[float
     return low - more, high + more
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, 20 … between the logarithms ``low`` and ``high``."""
-    powers = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)) + 1)
+def _rounds(low: float, high: float) -> list[float]:
+    """Round numbers between ``low`` and ``high``, for a logarithmic axis."""
+    if high / low < 6:
+        return _even(low, high)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    return [tick for tick in ticks if low <= math.log(tick) <= high]
+    return [round(tick, 6) for tick in ticks if low <= tick <= high]
 
 
 def _even(low: float, high: float) -> list[float]:

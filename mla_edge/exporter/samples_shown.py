@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mla_edge.exporter.job import HeldBack, Job
     from mla_edge.exporter.tiers import TierResult
 
-_SHOWN, _DIFFERENT, _MOVED = 8, 4, 2  # of these, at most so many that differ; least that moved
-DIFFERS, MOVED, USUAL = "answers differ", "confidence moved most", "as most"
+_SHOWN, _DIFFERENT, _MOVED = 8, 4, 2
+DIFFERS, MOVED, USUAL = "answers differ", "confidence moved most", "like most"
 
 
 def show_samples(job: Job, result: TierResult, held: HeldBack) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def show_samples(job: Job, result: TierResult, held: HeldBack) -> dict[str, Any]
         before = probabilities(held.logits[result.name])
         after = probabilities(answers(job, part, graph, held))
         whole = np.array(held.modes) == "+".join(modes(job.network.inputs)[0])
-        chosen = choose(before, after, whole)
+        chosen = choose(before, after, held.labels, whole)
         rows = [
             {
                 "mode": held.modes[i],
@@ -60,26 +60,25 @@ def show_samples(job: Job, result: TierResult, held: HeldBack) -> dict[str, Any]
 
 
 def choose(
-    before: np.ndarray, after: np.ndarray, preferred: np.ndarray
+    before: np.ndarray, after: np.ndarray, labels: np.ndarray, preferred: np.ndarray
 ) -> list[tuple[int, str]]:
     """Which samples to show, and why; both are probabilities, [samples, classes].
 
-    ``preferred``, bool [samples], are what the usual ones are taken of, as far as they go.
+    The usual ones are of the middle half by how far confidence moved, of many ``labels``; of
+    those in ``preferred``, bool [samples], where there are any.
     """
     rows = np.arange(len(before))
-    differ = before.argmax(1) != after.argmax(1)
     move = np.abs(before - after)[rows, before.argmax(1)]
-    by_move = sorted(rows, key=lambda i: -move[i])
-    chosen = [(int(i), DIFFERS) for i in by_move if differ[i]][:_DIFFERENT]
-    same = [i for i in by_move if not differ[i]]
-    moved = max(_MOVED, _SHOWN - 2 - len(chosen))
-    chosen += [(int(i), MOVED) for i in same[: min(moved, len(same) // 2 + 1)]]
-    taken = {i for i, _ in chosen}
-    usual = [i for i in same if i not in taken and preferred[i]]
-    usual = usual or [i for i in same if i not in taken]
-    left = min(_SHOWN - len(chosen), len(usual))
-    middle = (len(usual) - left) // 2
-    return chosen + [(int(i), USUAL) for i in usual[middle : middle + left]]
+    by_move = np.argsort(-move, kind="stable")
+    differ = (before.argmax(1) != after.argmax(1))[by_move]
+    changed, same = by_move[differ][:_DIFFERENT], by_move[~differ]
+    middle = same[max(_MOVED, len(same) // 4) : max(_MOVED + _SHOWN, 3 * len(same) // 4)]
+    liked = middle[preferred[middle]]
+    middle = liked if len(liked) else middle
+    _, first = np.unique(labels[middle], return_index=True)
+    usual = [*middle[np.sort(first)], *np.delete(middle, first)]
+    chosen = [(int(i), DIFFERS) for i in changed] + [(int(i), MOVED) for i in same[:_MOVED]]
+    return chosen + [(int(i), USUAL) for i in usual[: _SHOWN - len(chosen)]]
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
