@@ -9,6 +9,7 @@ from mla_edge.exporter.curve_chart import lay_out
 
 WIDE, NARROW = (760, 400), (340, 400)  # pictures for a desktop and for a phone
 _ROWS = 14  # of the layers before the full table
+_SAME = 1.05  # less apart is no difference to speak of
 _COLOURS = 3  # of tiers; more begin again
 
 
@@ -33,6 +34,8 @@ def decibels(noise: float) -> str:
 
 def times(before: float, after: float, more: str, less: str) -> str:
     """How many times ``after`` is better than ``before``, or worse: ``2.0 times faster``."""
+    if max(before, after) < _SAME * min(before, after):
+        return "about the same"
     if before >= after:
         return f"{before / after:.1f} times {more}"
     return f"{after / before:.1f} times {less}"
