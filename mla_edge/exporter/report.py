@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
@@ -66,6 +67,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 def render(facts: Mapping[str, Any]) -> str:
     """The report as one page that needs nothing else; follows the reader's light or dark."""
+    return _environment().get_template(TEMPLATE).render(**facts, **view(facts))
+
+
+@functools.lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    """What renders the page; it keeps the templates that it has read."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -77,7 +84,7 @@ def render(facts: Mapping[str, Any]) -> str:
         mb=_mb, points=_points, percent=_percent, px=_short, decibels=decibels
     )
     environment.globals["times"] = times
-    return environment.get_template(TEMPLATE).render(**facts, **view(facts))
+    return environment
 
 
 def not_proven(

@@ -73,7 +73,7 @@ def test_the_gate_is_where_the_worst_graph_may_be():
     (gate,) = found["gates"]
     drawn = {p["step"]: p for p in found["points"]}
     assert gate["y"] > drawn["cpu"]["y"]
-    ticks = dict((text, y) for y, text in found["y_ticks"])
+    ticks = {text: y for y, text in found["y_ticks"]}
     at_97, at_977 = ticks["97"], drawn["float"]["y"]
     assert gate["y"] == pytest.approx(at_977 + (at_97 - at_977) / 0.7)
     assert lay_out(points(), 100.0, 760, 400)["gates"] == []
