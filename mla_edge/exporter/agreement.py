@@ -95,19 +95,6 @@ def sensitivity(
     The error is the share of noise in a layer's output (its energy over the signal's) minus the
     share that came in with its input, from one run of both graphs on ``samples``.
     """
-    noise = noise_in_layers(float_graph, quantized, samples)
-    errors = [(name, max(0.0, after - before)) for name, (before, after) in noise.items()]
-    return sorted(errors, key=lambda pair: (-pair[1], pair[0]))
-
-
-def noise_in_layers(
-    float_graph: Path, quantized: Path, samples: Sequence[Tensors]
-) -> dict[str, tuple[float, float]]:
-    """The shares of noise in the input and in the output of each quantized layer.
-
-    A share is the energy of the difference from the float graph's tensor over that tensor's, in
-    one run of both graphs, as they are written, on ``samples``.
-    """
     plain, other = load_model(float_graph), load_model(quantized)
     there = {name for node in other.graph.node for name in (*node.input, *node.output)}
     weights = {tensor.name for tensor in other.graph.initializer}
@@ -135,7 +122,8 @@ def noise_in_layers(
     def share(name: str) -> float:
         return noise[name] / signal[name] if name in signal else 0.0
 
-    return {layer.node.name: (share(layer.source), share(layer.out)) for layer in layers}
+    errors = [(la.node.name, max(0.0, share(la.out) - share(la.source))) for la in layers]
+    return sorted(errors, key=lambda pair: (-pair[1], pair[0]))
 
 
 def _logits(graph: Path, samples: Sequence[Tensors], *, optimise: bool) -> Any:

@@ -13,9 +13,9 @@ import numpy as np
 
 from mla_edge.bundle import sha256_of
 from mla_edge.engines.ort import OnnxRuntimeEngine
-from mla_edge.exporter.agreement import noise_in_layers
 from mla_edge.exporter.float_graphs import calibration_feeds, example_feed
 from mla_edge.exporter.job import kept_json
+from mla_edge.exporter.layer_noise import noise_in_layers
 from mla_edge.exporter.layers import channel_axis
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.runs import machine

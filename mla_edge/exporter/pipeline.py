@@ -38,6 +38,7 @@ from mla_edge.exporter.publishing import (
     find_equal,
     output_folder,
     publish,
+    room_mb,
 )
 from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
 from mla_edge.exporter.refusal import refuse
@@ -130,7 +131,7 @@ def export(
     with disk_errors(request.out, request.data), output_folder(request.out), partial_folder(
         request.out, target.name
     ) as folder:
-        check_room(folder, _room_mb(plan.network))
+        check_room(folder, room_mb(plan.network))
         with steps.step("load_calibration"):
             calibration = load_calibration(plan.calibration, plan.network)
             steps.note(f"{plan.calibration.name}, sha256 {calibration.sha256[:12]}")
@@ -390,11 +391,3 @@ def write_manifest(
     )
     bundle.write()
     return bundle
-
-
-def _room_mb(network: Network) -> float:
-    """About what the graphs, the cache of the steps and the golden samples take."""
-    values = sum(
-        tensor.numel() for part in network.tiers for tensor in part.module.state_dict().values()
-    )
-    return 16.0 + float(values) * 4 * 3 / 1e6

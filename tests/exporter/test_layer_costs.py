@@ -2,8 +2,8 @@
 
 import pytest
 
-from mla_edge.exporter.agreement import noise_in_layers, sensitivity
 from mla_edge.exporter.layer_costs import by_layer, time_nodes
+from mla_edge.exporter.layer_noise import noise_in_layers
 from mla_edge.exporter.layers import find_layers
 from mla_edge.exporter.onnx_graph import load_model
 
@@ -36,11 +36,11 @@ def test_a_fused_node_is_its_layers_and_no_namesakes():
 
 
 @pytest.mark.parametrize("style", ["tensorrt", "cpu"])
-def test_noise_grows_through_the_layers_and_is_what_sensitivity_is_made_of(
+def test_noise_comes_in_with_a_layers_input_and_goes_out_with_its_output(
     graph, quantized, tensors, style
 ):
     noise = noise_in_layers(graph, quantized[style], tensors[:8])
     assert all(0 <= before < 0.1 and 0 < after < 0.1 for before, after in noise.values())
-    added = dict(sensitivity(graph, quantized[style], tensors[:8]))
-    assert added == {name: max(0.0, after - before) for name, (before, after) in noise.items()}
-    assert set(noise_in_layers(graph, graph, tensors[:2])) == set()
+    assert noise["/stem/stem.0/Conv"][0] == 0 or "/stem/stem.0/Conv" not in noise
+    assert max(before for before, _ in noise.values()) > 0
+    assert noise_in_layers(graph, graph, tensors[:2]) == {}  # no layer of it is quantized
