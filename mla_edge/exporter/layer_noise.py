@@ -1,4 +1,4 @@
-"""How far the tensors of a quantized graph are from those of the float graph, layer by layer."""
+"""How far the tensors of a quantized graph are from the float graph's, layer by layer."""
 
 from __future__ import annotations
 

@@ -41,6 +41,6 @@ def test_noise_comes_in_with_a_layers_input_and_goes_out_with_its_output(
 ):
     noise = noise_in_layers(graph, quantized[style], tensors[:8])
     assert all(0 <= before < 0.1 and 0 < after < 0.1 for before, after in noise.values())
-    assert noise["/stem/stem.0/Conv"][0] == 0 or "/stem/stem.0/Conv" not in noise
-    assert max(before for before, _ in noise.values()) > 0
+    assert min(before for before, _ in noise.values()) < 1e-9  # of a layer behind the input
+    assert max(before for before, _ in noise.values()) > 1e-6
     assert noise_in_layers(graph, graph, tensors[:2]) == {}  # no layer of it is quantized
