@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FLOAT, UNTAUGHT, LEARNED = "float", "pruned", "distilled"
 TENSORRT, CPU, ROUTED = "tensorrt", "cpu", "routed"
-_SESSIONS = 4
+_SESSIONS = 3
 _NORMAL = 1.96  # of the normal distribution at 97.5 %
 
 

@@ -8,6 +8,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 10.0, 24.0, 40.0  # margins, in the picture's units
 _FONT, _CHARACTER = 12.0, 6.4  # height of a label, and about the width of one character
+_APART = 5.0  # of two labels side by side
 _SMALLEST, _LARGEST = 4.5, 15.0  # radius of a point; its area is the file's size
 _ANGLES = (0, 180, 270, 90, 315, 225, 45, 135)  # degrees: where a label goes, the best first
 
@@ -109,7 +110,11 @@ def _lines(drawn: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _label(drawn: list[dict[str, Any]], plot: Box) -> None:
     """Give each point a place for its title where it covers no other, if there is one."""
     taken = [
-        Box(p["x"] - p["r"], p["y"] - p["r"], p["x"] + p["r"], p["y"] + p["r"]) for p in drawn
+        *(
+            Box(p["x"] - p["r"], p["y"] - p["r"], p["x"] + p["r"], p["y"] + p["r"])
+            for p in drawn
+        ),
+        *(Box(p["x"] - 2, p["to_y"], p["x"] + 2, p["from_y"]) for p in drawn),
     ]
     for point in drawn:
         wide = len(point["title"]) * _CHARACTER
@@ -122,7 +127,7 @@ def _label(drawn: list[dict[str, Any]], plot: Box) -> None:
                 best, least = (box, away), covered
         assert best is not None
         box, away = best
-        taken.append(box)
+        taken.append(Box(box.left - _APART, box.top, box.right + _APART, box.bottom))
         point["label"] = {"x": box.left, "y": box.bottom - 2.5}
         point["leader"] = None
         if away > 10:
