@@ -10,6 +10,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 10.0, 24.0, 40.0  # margins, in the picture
 _FONT, _CHARACTER = 12.0, 6.4  # height of a label, and about the width of one character
 _APART = 5.0  # of two labels side by side
 _SMALLEST, _LARGEST = 4.5, 15.0  # radius of a point; its area is the file's size
+_ROOMY, _FEW = 500, 5  # in a narrower picture with more points not all have a name
+_BETWEEN = ("pruned", "distilled", "tensorrt")  # those that have none then
 _ANGLES = (0, 180, 270, 90, 315, 225, 45, 135)  # degrees: where a label goes, the best first
 
 
@@ -59,19 +61,24 @@ def lay_out(
         less, more = (middle + d for d in _doubt(p))
         drawn.append({
             **p,
+            "label": None,
+            "leader": None,
             "x": x(p["ms"]),
             "y": y(middle),
             "r": max(_SMALLEST, _LARGEST * math.sqrt(p["size_bytes"] / largest)),
             "from_y": min(y(less), plot.bottom),
             "to_y": max(y(more), plot.top),
         })  # fmt: skip
-    _label(drawn, plot)
+    lines = list(_lines(drawn))
+    crowded = width < _ROOMY and len(drawn) > _FEW
+    named = [p for p in drawn if not crowded or p["step"] not in _BETWEEN]
+    _label(named, [*_spots(drawn), *_along(lines)], plot)
     return {
         "width": width,
         "height": height,
         "plot": plot,
         "points": sorted(drawn, key=lambda p: -p["r"]),
-        "lines": list(_lines(drawn)),
+        "lines": lines,
         "gates": [
             {"y": y(value), "tier": tier, **_span(drawn, tier)} for tier, value in gates.items()
         ],
@@ -103,33 +110,42 @@ def _lines(drawn: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """From step to step of each tier; TensorRT's graph is no step on the way to a processor."""
     for tier in dict.fromkeys(p["tier"] for p in drawn if p["tier"]):
         steps = [p for p in drawn if p["tier"] == tier and p["step"] != "tensorrt"]
-        path = " ".join(f"{p['x']:.1f},{p['y']:.1f}" for p in steps)
-        yield {"tier": steps[0]["colour"], "path": path}
+        yield {"tier": steps[0]["colour"], "path": [(p["x"], p["y"]) for p in steps]}
 
 
-def _label(drawn: list[dict[str, Any]], plot: Box) -> None:
-    """Give each point a place for its title where it covers no other, if there is one."""
-    taken = [
-        *(
-            Box(p["x"] - p["r"], p["y"] - p["r"], p["x"] + p["r"], p["y"] + p["r"])
-            for p in drawn
-        ),
-        *(Box(p["x"] - 2, p["to_y"], p["x"] + 2, p["from_y"]) for p in drawn),
-    ]
-    for point in drawn:
+def _spots(drawn: Sequence[Mapping[str, Any]]) -> Iterator[Box]:
+    """What the points and their intervals cover."""
+    for p in drawn:
+        yield Box(p["x"] - p["r"], p["y"] - p["r"], p["x"] + p["r"], p["y"] + p["r"])
+        yield Box(p["x"] - 2, p["to_y"], p["x"] + 2, p["from_y"])
+
+
+def _along(lines: Sequence[Mapping[str, Any]]) -> Iterator[Box]:
+    """What the lines cover, piece by piece."""
+    for line in lines:
+        for (x1, y1), (x2, y2) in zip(line["path"], line["path"][1:]):
+            pieces = max(1, round(math.hypot(x2 - x1, y2 - y1) / 8))
+            for i in range(pieces + 1):
+                x, y = x1 + (x2 - x1) * i / pieces, y1 + (y2 - y1) * i / pieces
+                yield Box(x - 4, y - 2, x + 4, y + 2)
+
+
+def _label(named: Sequence[dict[str, Any]], covered: Sequence[Box], plot: Box) -> None:
+    """Give each point a place for its title where it covers nothing, if there is one."""
+    taken = list(covered)
+    for point in named:
         wide = len(point["title"]) * _CHARACTER
         best, least = None, math.inf
         for away, angle in ((a, b) for a in (6, 22, 40, 60, 80) for b in _ANGLES):
             box = _beside(point, away, math.radians(angle), wide)
             outside = (box.right - box.left) * _FONT - box.overlap(plot)
-            covered = sum(box.overlap(other) for other in taken) + 3 * outside + away * 0.2
-            if covered < least:
-                best, least = (box, away), covered
+            badness = sum(box.overlap(other) for other in taken) + 3 * outside + away * 0.2
+            if badness < least:
+                best, least = (box, away), badness
         assert best is not None
         box, away = best
         taken.append(Box(box.left - _APART, box.top, box.right + _APART, box.bottom))
         point["label"] = {"x": box.left, "y": box.bottom - 2.5}
-        point["leader"] = None
         if away > 10:
             end_x = min(max(point["x"], box.left), box.right)
             end_y = min(max(point["y"], box.top), box.bottom)

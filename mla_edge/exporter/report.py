@@ -13,6 +13,7 @@ from mla_edge.exporter.report_view import decibels, times, view
 
 try:
     import jinja2
+    from markupsafe import Markup
 except ImportError as error:
     raise MissingDependency(
         f"jinja2 cannot be loaded, and the report is made with it: {error}",
@@ -81,7 +82,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        mb=_mb, points=_points, percent=_percent, px=_short, decibels=decibels
+        mb=_mb,
+        points=_points,
+        percent=_percent,
+        px=_short,
+        decibels=decibels,
+        breakable=_breakable,
     )
     environment.globals["times"] = times
     return environment
@@ -157,6 +163,11 @@ def _mb(size_bytes: float) -> str:
 def _points(drop: float) -> str:
     # A gain is a gain: the sign is that of the change in accuracy, not of the loss.
     return f"{-drop + 0.0:+.2f}"
+
+
+def _breakable(path: str) -> Markup:
+    # A long name goes on in the next line after a slash, and is copied as it is.
+    return Markup("/<wbr>").join(path.split("/"))
 
 
 def _short(number: float) -> str:

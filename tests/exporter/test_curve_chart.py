@@ -56,6 +56,7 @@ def test_no_name_covers_another_name_and_all_are_inside(size):
             Box(at["x"], at["y"] - 10, at["x"] + 6 * len(p["title"]), at["y"])
             for p in found["points"]
             for at in [p["label"]]
+            if at
         ]
         assert all(a.overlap(b) == 0 for a, b in itertools.combinations(boxes, 2))
         assert all(box.left >= 0 and box.right <= size[0] for box in boxes)
@@ -65,7 +66,7 @@ def test_the_way_to_the_processor_leaves_the_graph_of_tensorrt_out():
     found = lay_out(points(), 1.0, 760, 400)
     (line,) = found["lines"]
     assert line["tier"] == "1"
-    assert len(line["path"].split()) == 4
+    assert len(line["path"]) == 4
 
 
 def test_the_gate_is_where_the_worst_graph_may_be():
@@ -85,3 +86,10 @@ def test_one_point_alone_has_a_picture_too(accuracy):
     assert len(found["points"]) == 1
     assert found["x_ticks"] and found["y_ticks"]
     assert max(float(text) for _, text in found["y_ticks"]) <= 100
+
+
+def test_on_a_phone_the_steps_between_have_no_name_where_there_are_many():
+    many = [*STEPS, ("routed", 1.0, 0.97, 7e6)]
+    for width, unnamed in ((760, set()), (340, {"pruned", "distilled", "tensorrt"})):
+        found = lay_out(points(many), 1.0, width, 400)["points"]
+        assert {p["step"] for p in found if not p["label"]} == unnamed

@@ -358,7 +358,7 @@ def test_what_int8_leaves_open_is_said():
 class Outline(HTMLParser):
     """What a page is made of: its tags with their attributes, ids, and headings."""
 
-    EMPTY = {"meta", "img"}
+    EMPTY = {"meta", "img", "wbr"}
 
     def __init__(self, page):
         super().__init__()
@@ -409,7 +409,8 @@ def test_every_step_is_a_point_and_a_row(facts):
     page = reporting.render(facts)
     section = page[page.index('id="steps"') : page.index('id="samples"')]
     for name in ("lite float", "full pruned", "full INT8 TensorRT", "full INT8 CPU", "routed"):
-        assert section.count(f">{name}</text>") == 2  # for a desktop and for a phone
+        crowded = "pruned" in name or "TensorRT" in name  # not named on a phone
+        assert section.count(f">{name}</text>") == (1 if crowded else 2)
         assert f"</span>{name}</th>" in section
     assert section.count("hollow") == 3  # what runs on the board: twice drawn, once in a row
     assert "3 / 1" in section and "±0.60" in section
@@ -428,7 +429,7 @@ def test_samples_are_shown_with_both_answers(facts):
 
 def test_layers_are_shown_by_cost_and_by_error(facts):
     page = reporting.render(facts)
-    section = page[page.index('id="layers"') : page.index('id="tiers"')]
+    section = page[page.index('id="layers"') : page.index('id="tiers"')].replace("<wbr>", "")
     costs, errors = section.split("Error in the CPU graph, worst first")[:2]
     assert costs.index("/stage.0/Conv") < costs.index("Softmax") < costs.index("/stage.2/Conv")
     assert errors.index("/stage.19/Conv") < errors.index("/stage.18/Conv")
