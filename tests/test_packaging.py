@@ -43,6 +43,8 @@ def test_what_is_not_code_travels_too(contents):
     assert "mla_edge/exporter/tensorrt_operators.json" in contents
     for page in ("page.html", "page.css", "page.js", "traces.js"):
         assert f"mla_edge/runtime/web/{page}" in contents
+    for path in (ROOT / "mla_edge").rglob("*.j2"):
+        assert path.relative_to(ROOT).as_posix() in contents
     weights = [name for name in contents if name.endswith(".safetensors")]
     assert weights
     assert all(name.startswith("mla_edge/networks/weights/") for name in weights)

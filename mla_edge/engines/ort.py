@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,6 @@ except ImportError as error:
         f"ONNX Runtime cannot be loaded, and it runs the graphs: {error}",
         hint="pip install onnxruntime",
     ) from error
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # ONNX Runtime's exceptions have no base of their own.
 _FAILURES = (
@@ -59,10 +57,17 @@ class OnnxRuntimeEngine:
     """One graph in an ONNX Runtime session that sleeps between runs."""
 
     def __init__(
-        self, path: Path, *, threads: int = 0, optimise: bool = True, provider: str = "cpu"
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        optimise: bool = True,
+        provider: str = "cpu",
+        profile: Path | None = None,
     ) -> None:
         """Load ``path``; 0 threads means every core; ``provider`` is a key of ``PROVIDERS``.
 
+        With ``profile``, what each node takes is recorded in a file whose name begins so.
         BundleError names the file when it is missing, cut off, or not a graph of ours.
         MissingDependency: this ONNX Runtime lacks the provider, or cannot start it.
         """
@@ -82,6 +87,9 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # What it would log it also raises, and that is what we show.
         options.log_severity_level = _FATAL_ONLY
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         _require(provider)
         try:
             self._session: Any = onnxruntime.InferenceSession(
@@ -114,6 +122,12 @@ class OnnxRuntimeEngine:
         except _FAILURES as error:
             raise InferenceError(f"{self._path}: {_first_line(error)}") from error
         return dict(zip(self._names, values))
+
+    def end_profile(self) -> Path:
+        """End the recording of what each node takes; its file is JSON, in Chrome's format."""
+        if self._session is None:
+            raise InferenceError(f"{self._path}: the engine is closed")
+        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Free the session."""

@@ -46,6 +46,16 @@ def measure(
     Everything is run as written and again optimised: ONNX Runtime's optimiser changes what some
     quantized graphs compute, and says nothing. ExportError for logits that are not finite.
     """
+    return measure_answers(reference, graph, samples, labels)[0]
+
+
+def measure_answers(
+    reference: Sequence[np.ndarray],
+    graph: Path,
+    samples: Sequence[Tensors],
+    labels: Sequence[int],
+) -> tuple[Agreement, np.ndarray]:
+    """As ``measure``, and the logits of the optimised graph, [samples, classes]."""
     if not len(reference) == len(samples) == len(labels) > 0:
         raise ExportError(
             f"agreement: {len(reference)} references, {len(samples)} samples and "
@@ -59,7 +69,7 @@ def measure(
     cosines, between = _cosines(wanted, plain), _cosines(plain, optimised)
     float_accuracy = float((wanted.argmax(1) == truth).mean())
     accuracies = [float((logits.argmax(1) == truth).mean()) for logits in (plain, optimised)]
-    return Agreement(
+    found = Agreement(
         samples=len(samples),
         top1_agreement=float((plain.argmax(1) == wanted.argmax(1)).mean()),
         cosine=float(cosines.mean()),
@@ -72,6 +82,7 @@ def measure(
         optimised_accuracy=accuracies[1],
         optimiser_breaks=bool(between.mean() < MIN_OPTIMISED_COSINE),
     )
+    return found, optimised
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _WEIGHTS = "weights.npz"  # of a tier that was taught: the only ones that cannot be made again
 
 
+PRUNED = "pruned.onnx"
+
+
 def reference_graphs(job: Job) -> dict[str, Path]:
     """The float graph of every tier, nothing pruned: what all else is compared with."""
     whole = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, tiers={}))
@@ -47,7 +50,10 @@ def reference_graphs(job: Job) -> dict[str, Path]:
 
 
 def make_float_graphs(job: Job, part: TierNetwork) -> Path:
-    """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``."""
+    """A folder with ``float.onnx``, ``half.onnx`` where FP16 is, and ``shrunk.json``.
+
+    Where distillation made it better, ``pruned.onnx`` is what it was before.
+    """
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
     student = _takes_student(part, how)
@@ -69,16 +75,20 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
             steps.reused(step, name)
         return entry
     part = without_adapters(part)
+    untaught: torch.nn.Module | None = None
     if student:
         module, shrunk = _student(job, part)
     elif shrinks:
-        module, shrunk = _shrink(job, part, how)
+        module, untaught, shrunk = _shrink(job, part, how)
     else:
         module, shrunk = part.module, _whole(part.module)
     with steps.step("to_onnx", name):
 
         def make(folder: Path) -> None:
             write_graphs(job, dataclasses.replace(part, module=module), folder)
+            if untaught is not None:
+                before = dataclasses.replace(part, module=untaught)
+                to_onnx(job.network, before, folder / PRUNED, opset=opset)
             (folder / "shrunk.json").write_text(json.dumps(shrunk), encoding="utf-8")
             if learning:
                 state = {key: value.numpy() for key, value in module.state_dict().items()}
@@ -169,8 +179,10 @@ def _student(job: Job, part: TierNetwork) -> tuple[torch.nn.Module, dict[str, An
 
 def _shrink(
     job: Job, part: TierNetwork, how: TierRecipe
-) -> tuple[torch.nn.Module, dict[str, Any]]:
+) -> tuple[torch.nn.Module, torch.nn.Module | None, dict[str, Any]]:
+    """The pruned module, what it was before it learned, if it did, and how it was made."""
     name = part.tier.name
+    untaught: torch.nn.Module | None = None
     with job.steps.step("prune", name):
         pruned = _prune(job, part, how)
         millions = pruned.parameters_before / 1e6, pruned.parameters_after / 1e6
@@ -188,8 +200,10 @@ def _shrink(
         if sparse is not None:
             shrunk["sparsity"] = {"pattern": how.sparsity, **dataclasses.asdict(sparse)}
         if job.trains:
+            before = copy.deepcopy(pruned.module)
             shrunk["distillation"] = _learn(job, part, pruned.module)
-    return pruned.module, shrunk
+            untaught = before if shrunk["distillation"]["kept"] else None
+    return pruned.module, untaught, shrunk
 
 
 def _learn(job: Job, part: TierNetwork, student: torch.nn.Module) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from mla_edge.bundle import sha256_of
 from mla_edge.engines import verification
 from mla_edge.errors import ConfigError
-from mla_edge.exporter.agreement import Agreement, measure
+from mla_edge.exporter.agreement import Agreement, measure_answers
 from mla_edge.exporter.calibration import in_mode, label_of, labelled, modes, over_modes
 from mla_edge.exporter.float_graphs import reference_graphs
 from mla_edge.exporter.job import HeldBack, Job
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mla_edge.signals import Tensors
 
 GOLDEN_SAMPLES = 12
+_ANSWERS = "logits.npy"
 _CANDIDATES = 8  # looked at for each one taken
 
 
@@ -57,7 +58,8 @@ def compare(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str)
         return Agreement(**json.loads((entry / "agreement.json").read_text(encoding="utf-8")))
     with job.steps.step(f"agreement {form}", name):
         feeds = [{wanted: feed[wanted] for wanted in part.tier.inputs} for feed in held.feeds]
-        found = measure(list(held.logits[name]), graph, feeds, held.labels.tolist())
+        wanted, labels = list(held.logits[name]), held.labels.tolist()
+        found, logits = measure_answers(wanted, graph, feeds, labels)
         job.steps.note(f"drop {found.drop_points:+.2f} points, cosine {found.cosine:.4f}")
         text = json.dumps(dataclasses.asdict(found))
 
@@ -65,7 +67,31 @@ def compare(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str)
             (folder / "agreement.json").write_text(text, encoding="utf-8")
 
         job.cache.store(key, make)
+        job.cache.store(_answers_key(job, graph), lambda folder: _write(folder, logits))
     return found
+
+
+def answers(job: Job, part: TierNetwork, graph: Path, held: HeldBack) -> np.ndarray:
+    """What a graph says to the samples held back as it is run, optimised: [samples, classes].
+
+    Nothing is run where ``compare`` has done so.
+    """
+    key = _answers_key(job, graph)
+    entry = job.cache.find(key)
+    if entry is None:
+        feeds = [{name: feed[name] for name in part.tier.inputs} for feed in held.feeds]
+        with open_engines({part.tier.name: graph}, threads=job.threads) as engines:
+            logits = run_tiers(engines, feeds)[0][part.tier.name]
+        entry = job.cache.store(key, lambda folder: _write(folder, logits))
+    return np.asarray(np.load(entry / _ANSWERS, allow_pickle=False))
+
+
+def _answers_key(job: Job, graph: Path) -> str:
+    return hash_of("answers", job.base, sha256_of(graph), job.calibration.sha256, versions())
+
+
+def _write(folder: Path, logits: np.ndarray) -> None:
+    np.save(folder / _ANSWERS, logits)
 
 
 def pick_golden(job: Job, held: HeldBack, count: int) -> Golden:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,3 +53,21 @@ class HeldBack:
     labels: np.ndarray
     modes: list[str]
     logits: Mapping[str, np.ndarray]  # by tier, [samples, classes]
+
+
+def kept_json(
+    job: Job, step: str, tier: str, key: str, make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What ``make`` gives in a step of its own, as JSON, or what it gave an earlier export."""
+    entry = job.cache.find(key)
+    if entry is not None:
+        job.steps.reused(step, tier)
+    else:
+        with job.steps.step(step, tier):
+            text = json.dumps(make())
+
+            def write(folder: Path) -> None:
+                (folder / "found.json").write_text(text, encoding="utf-8")
+
+            entry = job.cache.store(key, write)
+    return dict(json.loads((entry / "found.json").read_text(encoding="utf-8")))

@@ -21,6 +21,7 @@ from mla_edge.exporter.calibration import (
     modes,
 )
 from mla_edge.exporter.dla import choose_form
+from mla_edge.exporter.evidence import gather
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code, weights_file
 from mla_edge.exporter.goal import LatencyGoal, make_goal
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
@@ -37,6 +38,7 @@ from mla_edge.exporter.publishing import (
     find_equal,
     output_folder,
     publish,
+    room_mb,
 )
 from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
 from mla_edge.exporter.refusal import refuse
@@ -131,7 +133,7 @@ def export(
     with disk_errors(request.out, request.data), output_folder(request.out), partial_folder(
         request.out, target.name
     ) as folder:
-        check_room(folder, _room_mb(plan.network))
+        check_room(folder, room_mb(plan.network))
         with steps.step("load_calibration"):
             calibration = load_calibration(plan.calibration, plan.network)
             steps.note(f"{plan.calibration.name}, sha256 {calibration.sha256[:12]}")
@@ -139,8 +141,8 @@ def export(
         inputs = hash_inputs(base, request, plan, calibration.sha256)
         equal = find_equal(target, inputs)
         if equal is not None:
-            report = reporting.read(target)
-            return ExportResult(equal, report, True, None, None, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            return ExportResult(equal, reporting.read(target), True, None, None, seconds)
         job = Job(
             profile=plan.profile,
             recipe=plan.recipe,
@@ -164,6 +166,7 @@ def export(
         facts["routing"]["float_cost_ms"] = float_cost_ms
         facts["routing"]["measured_on"] = policy.measured_on
         facts["provenance"]["inputs_sha256"] = inputs
+        facts.update(gather(job, results, held, routings))
         if not facts["gate"]["passed"]:
             refuse(plan.target, job, results, held, facts)
         with steps.step("bundle"):
@@ -180,8 +183,8 @@ def export(
             kept = publish(folder, target, keep=request.keep)
             reporting.forget_failed(target)
     bundle = dataclasses.replace(bundle, folder=target)
-    report, seconds = reporting.read(target), time.monotonic() - began
-    return ExportResult(bundle, report, False, kept, replaced, seconds)
+    seconds = time.monotonic() - began
+    return ExportResult(bundle, reporting.read(target), False, kept, replaced, seconds)
 
 
 def load(request: ExportRequest, steps: Steps) -> Plan:
@@ -346,11 +349,7 @@ def describe(
             "dla": job.dla,
             "int4": [t for t, how in plan.recipe.tiers.items() if how.weights],
             "sparse": [r.name for r in results if r.shrunk["sparsity"]],
-            "ranges": {
-                result.name: result.ranges.origin
-                for result in results
-                if result.ranges is not None
-            },
+            "ranges": {r.name: r.ranges.origin for r in results if r.ranges is not None},
             "float_layers": {
                 result.name: floating_layers(load_model(result.tensorrt_graph))
                 for result in results
@@ -396,14 +395,3 @@ def write_manifest(
     )
     bundle.write()
     return bundle
-
-
-def _room_mb(network: Network) -> float:
-    """About what the graphs, the cache of the steps and the golden samples take."""
-    values = sum(
-        tensor.numel()
-        for part in network.tiers
-        for module in part.modules
-        for tensor in module.state_dict().values()
-    )
-    return 16.0 + float(values) * 4 * 3 / 1e6

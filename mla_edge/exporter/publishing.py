@@ -9,10 +9,13 @@ import os
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator
+from typing import TYPE_CHECKING, Iterator
 
 from mla_edge.bundle import MANIFEST, Bundle
 from mla_edge.errors import BundleError, ConfigError, ExportError
+
+if TYPE_CHECKING:
+    from mla_edge.networks import Network
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -63,6 +66,16 @@ def output_folder(out: Path) -> Iterator[None]:
         for folder in missing:
             with suppress(OSError):  # not empty: something was published
                 folder.rmdir()
+
+
+def room_mb(network: Network) -> float:
+    """About what the graphs, the cache of the steps and the golden samples take, in MB."""
+    values = sum(
+        tensor.numel()
+        for part in network.learners
+        for tensor in part.module.state_dict().values()
+    )
+    return 16.0 + float(values) * 4 * 3 / 1e6
 
 
 def check_room(folder: Path, needed_mb: float) -> None:

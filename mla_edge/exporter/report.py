@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from mla_edge.bundle import write_atomically
 from mla_edge.errors import BundleError, MissingDependency
+from mla_edge.exporter.report_view import decibels, times, view
 
 try:
     import jinja2
+    from markupsafe import Markup
 except ImportError as error:
     raise MissingDependency(
         f"jinja2 cannot be loaded, and the report is made with it: {error}",
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 JSON = "report.json"
 HTML = "report.html"
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = "report.html.j2"
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -65,11 +68,29 @@ def read(folder: Path) -> dict[str, Any]:
 
 def render(facts: Mapping[str, Any]) -> str:
     """The report as one page that needs nothing else; follows the reader's light or dark."""
+    return _environment().get_template(TEMPLATE).render(**facts, **view(facts))
+
+
+@functools.lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    """What renders the page; it keeps the templates that it has read."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters.update(mb=_mb, points=_points, percent=_percent)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**facts)
+    environment.filters.update(
+        mb=_mb,
+        points=_points,
+        percent=_percent,
+        px=_short,
+        decibels=decibels,
+        breakable=_breakable,
+    )
+    environment.globals["times"] = times
+    return environment
 
 
 def not_proven(
@@ -148,6 +169,15 @@ def _mb(size_bytes: float) -> str:
 def _points(drop: float) -> str:
     # A gain is a gain: the sign is that of the change in accuracy, not of the loss.
     return f"{-drop + 0.0:+.2f}"
+
+
+def _breakable(path: str) -> Markup:
+    # A long name goes on in the next line after a slash, and is copied as it is.
+    return Markup("/<wbr>").join(path.split("/"))
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}" if abs(number) < 1 else f"{number:.1f}"
 
 
 def _percent(share: float) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Mapping
 
 import torch
 
@@ -31,6 +30,7 @@ from mla_edge.exporter.float_graphs import (
 from mla_edge.exporter.held_back import hold_back
 from mla_edge.exporter.importance import measure_losses
 from mla_edge.exporter.int8 import choose_cpu_graph, choose_ranges, matching
+from mla_edge.exporter.job import kept_json
 from mla_edge.exporter.latency_table import Idle, LatencyTable, allowed_widths
 from mla_edge.exporter.pruning import ROUND_TO, Group, find_groups
 from mla_edge.exporter.runs import machine, time_runs
@@ -225,7 +225,7 @@ def _table(
 
     opset, keep = job.profile.opset, job.recipe.tier(name).keep_float
     key = hash_of("latency_table", job.base, name, options, form, opset, keep, machine())
-    found = _kept(job, "latency_table", name, key, measure)
+    found = kept_json(job, "latency_table", name, key, measure)
     return LatencyTable.from_json(found["table"]), float(found["ms"])
 
 
@@ -248,7 +248,7 @@ def _losses(
     key = hash_of(
         "importance", job.base, part.tier.name, names, options, job.calibration.sha256
     )
-    found = _kept(job, "importance", part.tier.name, key, measure)
+    found = kept_json(job, "importance", part.tier.name, key, measure)
     return {g: {int(w): float(loss) for w, loss in row.items()} for g, row in found.items()}
 
 
@@ -283,7 +283,7 @@ def _search(  # noqa: PLR0913 - what is known of the widths, and what they are t
         return {"found": asdict(found), "uniform": uniform and [uniform[0], asdict(uniform[1])]}
 
     key = hash_of("knapsack", table.to_json(), losses, target_ms, heads, channels)
-    kept = _kept(job, "knapsack", part.tier.name, key, search)
+    kept = kept_json(job, "knapsack", part.tier.name, key, search)
     found = Found(
         Attempt(**kept["found"]["chosen"]),
         tuple(Attempt(**attempt) for attempt in kept["found"]["attempts"]),
@@ -291,21 +291,3 @@ def _search(  # noqa: PLR0913 - what is known of the widths, and what they are t
     )
     uniform = kept["uniform"] and (kept["uniform"][0], Attempt(**kept["uniform"][1]))
     return found, uniform
-
-
-def _kept(
-    job: Job, step: str, tier: str, key: str, make: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    """What ``make`` gives, as JSON, or what it gave for an earlier export."""
-    entry = job.cache.find(key)
-    if entry is not None:
-        job.steps.reused(step, tier)
-    else:
-        with job.steps.step(step, tier):
-            text = json.dumps(make())
-
-            def write(folder: Path) -> None:
-                (folder / "found.json").write_text(text, encoding="utf-8")
-
-            entry = job.cache.store(key, write)
-    return dict(json.loads((entry / "found.json").read_text(encoding="utf-8")))

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import textwrap
@@ -8,7 +9,7 @@ from onnx import TensorProto, helper, save_model
 
 from mla_edge.bundle import sha256_of
 from mla_edge.engines import open_engine
-from mla_edge.engines.ort import _providers
+from mla_edge.engines.ort import OnnxRuntimeEngine, _providers
 from mla_edge.errors import BundleError, ConfigError, InferenceError
 from mla_edge.signals import TensorSpec
 
@@ -75,6 +76,21 @@ def test_a_graph_runs_by_name(adder, threads):
 def test_wrong_inputs_are_refused_by_name(adder, inputs, message):
     with pytest.raises(InferenceError, match=message):
         open_engine(adder).run(inputs)
+
+
+def test_a_profile_names_every_node_of_every_run(adder, tmp_path):
+    engine = OnnxRuntimeEngine(adder, optimise=False, profile=tmp_path / "nodes")
+    for _ in range(3):
+        engine.run(pair([1, 2], [3, 4]))
+    path = engine.end_profile()
+    assert path.parent == tmp_path and path.name.startswith("nodes")
+    events = json.loads(path.read_text())
+    ran = [event for event in events if event.get("name", "").endswith("_kernel_time")]
+    assert len(ran) == 2 * 3
+    assert {event["args"]["op_name"] for event in ran} == {"Add"}
+    engine.close()
+    with pytest.raises(InferenceError, match="the engine is closed"):
+        engine.end_profile()
 
 
 def test_large_values_are_not_taken_for_infinite(adder):

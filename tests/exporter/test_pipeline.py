@@ -148,6 +148,8 @@ def test_finished_steps_are_reused_and_damaged_ones_are_not(alarms, tmp_path):
         "agreement cpu",
         "policy",
         "sensitivity",
+        "curve latency",
+        "layers",
     }
     assert run() == expected
     for graph in (tmp_path / "steps").rglob("*.onnx"):
@@ -245,7 +247,11 @@ def test_the_gate_publishes_nothing_and_does_not_blame_int8_for_pruning(alarms, 
     assert f"Pruning alone lost {tier['lost_points']['pruning']:.2f}" in str(caught.value)
     assert "prune less" in caught.value.hint
     assert "keep_float" not in caught.value.hint
-    assert "Nothing was published" in (alarms.out / names[0]).read_text()
+    page = (alarms.out / names[0]).read_text()
+    assert "Nothing was published" in page and "There is no bundle." in page
+    points = {point["step"]: point for point in report["curve"]["points"]}
+    assert points["pruned"]["drop_points"] > 30
+    assert 'id="samples"' in page and 'id="layers"' in page
     export(alarms, cache=cache)
     assert os.listdir(alarms.out) == ["alarms-agx-xavier"]
 
@@ -429,11 +435,15 @@ def test_training_data_brings_the_pruned_tier_closer(alarms, monkeypatch, tmp_pa
     )
     hard = dataclasses.replace(alarms, recipe=str(recipe), max_drop=100.0)
     without = export(hard, cache=StepCache(tmp_path / "steps")).report["tiers"][0]
-    taught = export(
+    report = export(
         dataclasses.replace(hard, data=data), cache=StepCache(tmp_path / "steps")
-    ).report["tiers"][0]
+    ).report
+    taught = report["tiers"][0]
     assert without["distillation"] is None
     assert taught["distillation"]["steps"] == 120
+    points = {point["step"]: point for point in report["curve"]["points"]}
+    assert list(points) == ["float", "pruned", "distilled"]  # the recipe asks for no INT8
+    assert points["pruned"]["lost"] > points["distilled"]["lost"]
     assert taught["agreement"]["cpu"]["cosine"] > without["agreement"]["cpu"]["cosine"] + 0.02
     (data / "take.txt").write_text("other")
     again = export(dataclasses.replace(hard, data=data), cache=StepCache(tmp_path / "steps"))

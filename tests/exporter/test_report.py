@@ -1,6 +1,9 @@
 import copy
 import json
 import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
@@ -77,12 +80,89 @@ MODE = {
 }
 
 
+def point(tier, step, precision, ms, size_bytes, accuracy=0.984):
+    return {
+        "tier": tier,
+        "step": step,
+        "precision": precision,
+        "ms": ms,
+        "size_bytes": size_bytes,
+        "accuracy": accuracy,
+        "drop_points": 98.6 - 100 * accuracy,
+        "lost": 3,
+        "won": 1,
+        "doubt_points": 0.6,
+    }
+
+
+CURVE = {
+    "points": [
+        point("lite", "float", "fp32", 0.7, 2_000_000),
+        point("lite", "cpu", "int8", 0.5, 700_000),
+        point("full", "float", "fp32", 6.2, 20_000_000, 0.986),
+        point("full", "pruned", "fp32", 5.9, 19_000_000),
+        point("full", "tensorrt", "int8", 8.0, 19_000_000),
+        point("full", "cpu", "int8", 3.1, 6_000_000),
+        point("", "routed", "int8", 1.24, 6_700_000),
+    ],
+    "samples": 600,
+    "measured_on": "a processor",
+}
+LAYERS = {
+    "rows": [
+        {
+            "layer": f"/stage.{i}/Conv",
+            "ms": 1 / (i + 1),
+            "share": 0.2 / (i + 1),
+            "noise": {"cpu": 0.001 * (i + 1), "tensorrt": 0.0} if i else {},
+        }
+        for i in range(20)
+    ],
+    "others": [{"operator": "Softmax", "nodes": 3, "ms": 0.5, "share": 0.1}],
+    "samples": 16,
+    "runs": 16,
+}
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwAD"
+    "hgGAWjR9awAAAABJRU5ErkJggg=="
+)
+SHOWN = {
+    "tier": "full",
+    "form": "tensorrt",
+    "precision": "int8",
+    "differ": 1,
+    "samples": 600,
+    "shown": [
+        {
+            "mode": "image+audio",
+            "truth": "7",
+            "why": "answers differ",
+            "before": {"label": "7", "confidence": 0.61, "right": True},
+            "after": {"label": "1", "confidence": 0.52, "right": False},
+            "pictures": {"image": PIXEL, "audio": PIXEL},
+        },
+        {
+            "mode": "audio",
+            "truth": "none",
+            "why": "like most",
+            "before": {"label": "none", "confidence": 0.99, "right": True},
+            "after": {"label": "none", "confidence": 0.98, "right": True},
+            "pictures": {"audio": PIXEL},
+        },
+    ],
+}
+INPUTS = [
+    {"name": "image", "kind": "image", "shape": [1, 3, 128, 128], "rate_hz": None},
+    {"name": "audio", "kind": "audio", "shape": [1, 8000], "rate_hz": 8000},
+]
+
+
 @pytest.fixture
 def facts():
     return {
         "bundle": "digits-agx-xavier",
         "created": "2026-11-22T03:00:00+00:00",
-        "network": {"name": "digits", "labels": ["0"], "inputs": []},
+        "network": {"name": "digits", "labels": ["0"], "inputs": INPUTS},
         "profile": {
             "name": "agx-xavier",
             "title": "Jetson AGX Xavier",
@@ -106,6 +186,9 @@ def facts():
             "measured_on": "a processor",
             "modes": [MODE, {**MODE, "mode": "image", "threshold": 1.01, "kept": 0.0}],
         },
+        "curve": CURVE,
+        "layers": {"lite": LAYERS, "full": LAYERS},
+        "samples_shown": SHOWN,
         "not_proven": ["No board took part."],
         "seconds": {"to_onnx full": 4.0},
         "provenance": {
@@ -122,7 +205,11 @@ def test_the_page_says_everything_and_needs_nothing(facts):
     for text in (
         "digits-agx-xavier",
         "6.00 MB",
-        "3.3× smaller",
+        "20.00 MB → 6.00 MB",
+        "3.3 times smaller",
+        "6.20 → 3.10 ms",
+        "2.0 times faster",
+        "the worst lost 0.20",
         "-0.20",
         "81.0%",
         "12.0%",
@@ -134,7 +221,7 @@ def test_the_page_says_everything_and_needs_nothing(facts):
         "calibration set default (samples, sha256 <code>" + "12" * 32,
     ):
         assert text in page, text
-    assert not re.search(r"https?://|<script|<link|src=", page)
+    assert not re.search(r"https?://|<script|<link|@import|url\(|src=\"(?!data:image/)", page)
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
 
@@ -171,7 +258,7 @@ def test_a_refusal_is_plain_and_names_the_layers(facts):
     page = reporting.render(facts)
     assert "Pruning lost 7.50 points" in page
     assert "INT8 cost nothing" in page
-    assert "layer in INT8" not in page
+    assert ">layer in INT8<" not in page
 
 
 def test_int8_is_explained_layer_by_layer(facts):
@@ -201,6 +288,8 @@ def test_int8_is_explained_layer_by_layer(facts):
 
 def test_one_tier_has_no_routing_to_show(facts):
     facts["tiers"] = facts["tiers"][1:]
+    points = [one for one in CURVE["points"] if one["tier"] == "full"]
+    facts["curve"] = {**CURVE, "points": points}
     assert "<h2>Routing</h2>" not in reporting.render(facts)
 
 
@@ -303,3 +392,130 @@ def test_what_int8_leaves_open_is_said():
     assert "sparsity" not in said("agx-orin", "int8")
     assert "nothing is faster here" in said("agx-orin", "int8", {"pattern": "2:4"})
     assert "INT8" not in said("agx-xavier", "fp16")
+
+
+class Outline(HTMLParser):
+    """What a page is made of: its tags with their attributes, ids, and headings."""
+
+    EMPTY = {"meta", "img", "wbr"}
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.open, self.ids, self.unsound = [], [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self.ids += [found["id"]] if "id" in found else []
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unsound.append(tag)
+
+    def all(self, *names):
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_page_is_sound_and_can_be_read_without_seeing_it(facts, refused):
+    facts["gate"]["passed"] = not refused
+    page = Outline(reporting.render(facts))
+    assert not page.unsound and not page.open
+    assert len(page.ids) == len(set(page.ids))
+    assert len(page.all("h1")) == len(page.all("main")) == len(page.all("nav")) == 1
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-4]", tag)]
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:]))
+    assert all(cell.get("scope") in ("col", "row") for cell in page.all("th"))
+    assert page.all("img") and all(image["alt"] for image in page.all("img"))
+    pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert pictures == page.all("svg")
+    for svg in pictures:
+        named = svg.get("aria-labelledby", "").split()
+        assert svg.get("aria-label") or set(named) <= set(page.ids)
+    links = [a["href"] for a in page.all("a")]
+    assert links and {link[1:] for link in links} <= set(page.ids)
+    wide = [div for div in page.all("div") if div.get("class") == "scroll"]
+    assert all(div["tabindex"] == "0" and div["aria-label"] for div in wide)
+
+
+def test_every_step_is_a_point_and_a_row(facts):
+    page = reporting.render(facts)
+    section = page[page.index('id="steps"') : page.index('id="samples"')]
+    for name in ("lite float", "full pruned", "full INT8 TensorRT", "full INT8 CPU", "routed"):
+        crowded = "pruned" in name or "TensorRT" in name  # not named on a phone
+        assert section.count(f">{name}</text>") == (1 if crowded else 2)
+        assert f"</span>{name}</th>" in section
+    assert section.count("hollow") == 3  # what runs on the board: twice drawn, once in a row
+    assert "3 / 1" in section and "±0.60" in section
+
+
+def test_samples_are_shown_with_both_answers(facts):
+    page = reporting.render(facts)
+    section = page[page.index('id="samples"') : page.index('id="layers"')]
+    assert "1 of 600" in section
+    assert section.count(f'src="{PIXEL}"') == 3
+    assert "no image" in section
+    assert "spectrogram of the sound of a sample that shows 7" in section
+    for text in ("61.0%", "52.0%", ">wrong<", "answers differ"):
+        assert text in section, text
+
+
+def test_layers_are_shown_by_cost_and_by_error(facts):
+    page = reporting.render(facts)
+    section = page[page.index('id="layers"') : page.index('id="tiers"')].replace("<wbr>", "")
+    costs, errors = section.split("Error in the CPU graph, worst first")[:2]
+    assert costs.index("/stage.0/Conv") < costs.index("Softmax") < costs.index("/stage.2/Conv")
+    assert errors.index("/stage.19/Conv") < errors.index("/stage.18/Conv")
+    assert "17.0 dB" in errors and "exact" in section
+    assert "and 7 more" in section
+    assert "lite: all 20 layers" in section
+
+
+def test_the_report_of_an_older_bundle_lacks_what_it_did_not_measure(facts):
+    for key in ("curve", "layers", "samples_shown"):
+        del facts[key]
+    page = reporting.render(facts)
+    assert 'id="steps"' not in page and 'id="layers"' not in page
+    assert "<h2>Tiers</h2>" in page and "No board took part." in page
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome is installed")
+def test_no_page_is_wider_than_its_window(facts, tmp_path):
+    for row in facts["layers"]["full"]["rows"]:
+        row["layer"] = "/audio/blocks.0/attention/overall/importance/inner" + row["layer"]
+    page = tmp_path / "report.html"
+    page.write_text(reporting.render(facts), encoding="utf-8")
+    frame = tmp_path / "frame.html"  # a window itself is never narrower than 500
+    frame.write_text(
+        """<iframe src=report.html style="border:0;width:360px"></iframe>
+        <iframe src=report.html style="border:0;width:1280px"></iframe>
+        <script>onload = () => {
+            for (const frame of document.querySelectorAll("iframe")) {
+                const inside = frame.contentDocument.documentElement
+                document.body.append(" [" + inside.clientWidth + " " + inside.scrollWidth + "]")
+            }
+        }</script>"""
+    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    home = f"--user-data-dir={tmp_path / 'chromium'}"
+    shown = subprocess.run(
+        [CHROMIUM, *options, home, "--dump-dom", frame.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    found = [
+        (int(inside), int(whole)) for inside, whole in re.findall(r"\[(\d+) (\d+)\]", shown)
+    ]
+    assert [round(inside, -2) for inside, _ in found] == [300, 1300]  # less a scroll bar
+    assert all(whole <= inside for inside, whole in found)
