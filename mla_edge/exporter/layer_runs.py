@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mla_edge.signals import Tensors
 
 _NONE = 1e-30
+_ALONE = "/alone"
 
 
 class RoundedLayers:
@@ -54,6 +55,7 @@ class RoundedLayers:
             if node.name in self.int4:
                 rounded = int4_rounded(values, layer.axis)
             node.input[1] = f"{node.name}/rounded"
+            node.output[0] += _ALONE  # what it gives may be what another layer takes
             weights.append(numpy_helper.from_array(rounded, node.input[1]))
             nodes.append(node)
         biases = {name for node in nodes for name in node.input[2:] if name}
@@ -61,7 +63,7 @@ class RoundedLayers:
             nodes,
             "layers",
             [_tensor(name, shapes[name]) for name in self.sources],
-            [_tensor(node.output[0], shapes[node.output[0]]) for node in nodes],
+            [_tensor(n.output[0], shapes[n.output[0][: -len(_ALONE)]]) for n in nodes],
             [*weights, *(constants[name] for name in sorted(biases))],
         )
         detached = helper.make_model(graph, opset_imports=model.opset_import)
@@ -73,7 +75,8 @@ class RoundedLayers:
 
     def run(self, sources: Tensors) -> Tensors:
         """The output of every layer's operator, by its name, for the given inputs of layers."""
-        return self._engine.run(sources)
+        found = self._engine.run(sources)
+        return {name[: -len(_ALONE)]: value for name, value in found.items()}
 
     def close(self) -> None:
         """Free the session."""
