@@ -8,7 +8,10 @@ import inspect
 import pytest
 from typer.testing import CliRunner
 
-NEED_TORCH = ("networks", "exporter", "examples", "test_benchmarks.py", "test_packaging.py")
+NEED_TORCH = (
+    *("networks", "exporter", "examples"),
+    *("test_benchmarks.py", "test_packaging.py", "test_references.py"),
+)
 
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 collect_ignore = list(NEED_TORCH) if WITHOUT_TORCH else []

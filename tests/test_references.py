@@ -8,11 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="networks are torch modules")
-
-from mla_edge.errors import ConfigError  # noqa: E402
-from mla_edge.networks import load_network  # noqa: E402
+from mla_edge.errors import ConfigError
+from mla_edge.networks import load_network
 
 ROOT = Path(__file__).parents[1]
 
