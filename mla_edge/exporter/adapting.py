@@ -28,7 +28,7 @@ from mla_edge.networks.checkpoint import check_output, save_tiers
 from mla_edge.networks.labelled_folder import LabelledFolder, read_folder, split_rows
 from mla_edge.signals import Sample
 
-REMEMBERED = 256  # samples that the network was made for, to distil on
+REMEMBERED = 512  # samples that the network was made for, to distil on; half for the last tier
 MEASURED = 200  # others of them, to say what was forgotten
 
 
@@ -179,7 +179,11 @@ def adapt_network(network: Network, request: AdaptRequest, steps: Steps) -> Adap
             def tell(done: int, loss: float) -> None:
                 steps.progress(f"{done} of {plan.steps} steps, loss {loss:.3f}")
 
-            tier, adapters = adapt_tier(adapted, part, learned, remembered, plan, tell)
+            # A cheap tier has few parameters and forgets most, but reminding it costs little.
+            last = place + 1 == len(network.tiers)
+            how = plan if last else dataclasses.replace(plan, remembered=64, keep=4.0)
+            kept = remembered[: len(remembered) // 2] if last else remembered
+            tier, adapters = adapt_tier(adapted, part, learned, kept, how, tell)
             tiers = (*adapted.tiers[:place], tier, *adapted.tiers[place + 1 :])
             changed = dataclasses.replace(adapted, tiers=tiers)
             after = [measure(changed, samples) for samples in (fresh, test)]

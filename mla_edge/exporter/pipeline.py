@@ -227,7 +227,8 @@ def build_network(request: ExportRequest) -> Network:
     """The network of the request, with its data if there are any."""
     if request.data is not None and not request.data.is_dir():
         raise ConfigError(f"{request.data}: no such folder", hint="give --data a folder")
-    return load_network(request.network, data=request.data, weights=request.weights)
+    given = {"weights": request.weights} if request.weights else {}
+    return load_network(request.network, data=request.data, **given)
 
 
 def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str, Any]:
@@ -271,9 +272,8 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
 def hash_network(request: ExportRequest, plan: Plan) -> str:
     """The sha256 over the network, its code, its data, and our code."""
     data = hash_folder(request.data) if request.data is not None else ""
-    network = plan.network
-    code = network_code(network, request.network)
-    return hash_of(network.fingerprint, code, data, code_fingerprint())
+    code = network_code(plan.network, request.network)
+    return hash_of(plan.network.fingerprint, code, data, code_fingerprint())
 
 
 def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha256: str) -> str:
