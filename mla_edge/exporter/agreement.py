@@ -1,4 +1,4 @@
-"""How far an exported graph is from the float network, and which of its layers are to blame."""
+"""How far an exported graph is from the float network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import numpy as np
 
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.errors import ExportError
-from mla_edge.exporter.layers import find_layers
-from mla_edge.exporter.onnx_graph import load_model
-from mla_edge.exporter.quantization import run_with
 from mla_edge.signals import Tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MIN_OPTIMISED_COSINE = 0.99
+MOST_DB = 200.0  # where there is no error at all
 
 
 @dataclass(frozen=True)
@@ -76,43 +74,44 @@ def measure(
     )
 
 
-def sensitivity(
-    float_graph: Path, quantized: Path, samples: Sequence[Tensors]
-) -> list[tuple[str, float]]:
-    """The quantized layers and the error each one adds, worst first.
+@dataclass(frozen=True)
+class OutputError:
+    """How far logits are from those of the float network, on a few samples."""
 
-    The error is the share of noise in a layer's output (its energy over the signal's) minus the
-    share that came in with its input, from one run of both graphs on ``samples``.
-    """
-    plain, other = load_model(float_graph), load_model(quantized)
-    there = {name for node in other.graph.node for name in (*node.input, *node.output)}
-    weights = {tensor.name for tensor in other.graph.initializer}
-    nodes = {node.name: node for node in other.graph.node}
-    layers = [
-        layer
-        for layer in find_layers(plain)
-        if layer.node.name in nodes and nodes[layer.node.name].input[1] not in weights
-    ]
-    inputs = {value.name for value in plain.graph.input}
-    tensors = sorted({t for layer in layers for t in (layer.source, layer.out)} - inputs)
-    # In the CPU form a linear layer's tensor may be there on two axes only.
-    twins = {name: name if name in there else f"{name}/flat" for name in tensors}
-    signal, noise = dict.fromkeys(tensors, 1e-12), dict.fromkeys(tensors, 0.0)
-    runs = zip(
-        run_with(plain, tensors, samples),
-        run_with(other, sorted(twins.values()), samples, optimise=False),
+    samples: int
+    sqnr_db: float  # energy of the float logits over that of the error
+    divergence: float  # Kullback-Leibler, of the classes' odds, mean, in nats
+    changed: int  # samples with another answer
+
+    def is_better_than(self, other: OutputError) -> bool:
+        """Nearer to the float network, and with no more answers changed."""
+        return self.sqnr_db > other.sqnr_db and self.changed <= other.changed
+
+
+def output_error(wanted: np.ndarray, found: np.ndarray) -> OutputError:
+    """The error of ``found`` against ``wanted``, both [samples, classes]."""
+    signal, noise = np.square(wanted).sum(), np.square(found - wanted).sum()
+    ratio = 10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))
+    real, other = _log_odds(wanted), _log_odds(found)
+    return OutputError(
+        samples=len(wanted),
+        sqnr_db=round(float(min(ratio, MOST_DB)), 2),
+        divergence=round(float((np.exp(real) * (real - other)).sum(1).mean()), 6),
+        changed=int((wanted.argmax(1) != found.argmax(1)).sum()),
     )
-    for right, found in runs:
-        for name in tensors:
-            difference = found[twins[name]].ravel() - right[name].ravel()
-            signal[name] += float(np.square(right[name], dtype=np.float64).sum())
-            noise[name] += float(np.square(difference, dtype=np.float64).sum())
 
-    def share(name: str) -> float:
-        return noise[name] / signal[name] if name in signal else 0.0
 
-    errors = [(la.node.name, max(0.0, share(la.out) - share(la.source))) for la in layers]
-    return sorted(errors, key=lambda pair: (-pair[1], pair[0]))
+def answers(graph: Path, samples: Sequence[Tensors]) -> np.ndarray:
+    """The logits of ``graph`` as it is written, [samples, classes].
+
+    ExportError for logits that are not finite.
+    """
+    return np.asarray(_logits(graph, samples, optimise=False))
+
+
+def _log_odds(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
 
 
 def _logits(graph: Path, samples: Sequence[Tensors], *, optimise: bool) -> Any:

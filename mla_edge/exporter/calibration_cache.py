@@ -11,9 +11,9 @@ from mla_edge._content import content_dir
 from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.calibration import load_calibration, load_calibration_spec
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code
-from mla_edge.exporter.float_graphs import calibration_feeds, make_float_graphs
+from mla_edge.exporter.float_graphs import calibration_feeds, make_float_graphs, tune_feeds
 from mla_edge.exporter.job import Job
-from mla_edge.exporter.quantization import calibrate
+from mla_edge.exporter.post_training import TUNE_SAMPLES, calibrate_by_tensor
 from mla_edge.exporter.recipe import check_tiers, load_recipe
 from mla_edge.exporter.shipped_ranges import make_entry, write_ranges
 from mla_edge.exporter.steps import StepCache, Steps, hash_of
@@ -42,7 +42,8 @@ def ranges_of_network(
     )
     for part in network.tiers:
         graph = make_float_graphs(job, part) / "float.onnx"
-        ranges = calibrate(graph, calibration_feeds(job, part)).to_json()
+        tune = tune_feeds(job, part, TUNE_SAMPLES)
+        ranges = calibrate_by_tensor(graph, calibration_feeds(job, part), tune).to_json()
         how, source = (
             recipe.tier(part.tier.name),
             f"real data, {len(calibration.calibrate)} samples",

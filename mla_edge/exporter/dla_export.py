@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 import numpy as np
 
 from mla_edge.bundle import sha256_of, write_atomically
+from mla_edge.exporter.calibrators import collect_histograms
 from mla_edge.exporter.dla import CACHE, DlaPlan, clock_warnings, dla_of, plan_dla
 from mla_edge.exporter.dla_simulation import simulate
+from mla_edge.exporter.int8 import read_ranges
 from mla_edge.exporter.layers import KEPT, find_layers, floating_layers
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.quantization import run_with
-from mla_edge.exporter.ranges import Ranges, measure_ranges
+from mla_edge.exporter.ranges import BY_TENSOR
 from mla_edge.exporter.steps import hash_of
 from mla_edge.exporter.tensorrt_cache import write_cache
 from mla_edge.signals import Tensors
@@ -150,9 +152,7 @@ class _Maker:
         The ranges of the INT8 graphs come first. They are of the inputs and outputs of weighted
         layers; what the DLA reads and writes beyond that is measured on the calibration set.
         """
-        ranges = Ranges.from_json(
-            json.loads((self._quantized / "ranges.json").read_text(encoding="utf-8"))
-        )
+        ranges = read_ranges(self._quantized)
         amplitudes = {
             tensor: ranges.places[place].amplitude
             for layer in find_layers(model, floating)
@@ -162,8 +162,9 @@ class _Maker:
         missing = [tensor for tensor in plan.tensors if tensor not in amplitudes]
         if missing:
             runs = run_with(model, missing, self._feeds())
-            measured = measure_ranges(runs, missing, ranges.method, self._float_graph.name)
-            amplitudes.update((tensor, found.amplitude) for tensor, found in measured.items())
+            seen = collect_histograms(runs, missing, self._float_graph.name)
+            method = "mse" if ranges.method == BY_TENSOR else ranges.method
+            amplitudes.update((tensor, h.range(method).amplitude) for tensor, h in seen.items())
         even_out(model, plan, amplitudes)
         # A tensor that was always 0 says nothing of its range.
         scales = {t: float(np.float32(a / 127)) for t, a in amplitudes.items() if a > 0}

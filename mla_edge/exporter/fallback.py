@@ -1,18 +1,22 @@
 """Leave in float the layers that INT8 breaks: the fewest with which the gate holds.
 
-Layers come in the order of the error that each one adds. Their number is doubled until what is
-lost fits, and then narrowed down. Tune samples decide how many; the test samples say only that
-it is needed, and measure what came of it.
+Layers come in the order of what each of them alone does to the network's logits. Their number
+is doubled until what is lost fits, then narrowed down; then those that turn out not to be
+needed are given back to INT8. Tune samples decide all that; the test samples say only that it
+is needed, and measure what came of it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
-from mla_edge.exporter.agreement import measure, sensitivity
-from mla_edge.exporter.float_graphs import calibration_feeds
+from mla_edge.exporter.agreement import measure
 from mla_edge.exporter.held_back import compare, hold_back
-from mla_edge.exporter.int8 import quantize_tier
+from mla_edge.exporter.int8 import matching, quantize_tier, read_ranges
+from mla_edge.exporter.layers import channel_axis, find_layers
+from mla_edge.exporter.onnx_graph import kept_nodes, load_model
+from mla_edge.exporter.quantization import layers_to_quantize
+from mla_edge.exporter.sensitivity import layer_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +24,11 @@ if TYPE_CHECKING:
     from mla_edge.exporter.job import HeldBack, Job
     from mla_edge.networks import TierNetwork
 
-_SAMPLES = 24  # through both graphs with all their tensors
 SHARE = 0.5  # of the gate, on the tune samples: test samples may lose a little more
+_GIVEN_BACK = 8  # layers that are tried in INT8 again, the least sensitive first
+
+Kept = Mapping[str, Mapping[str, str]]
+"""By form the layers that are left in float, each with the reason."""
 
 
 def hold_gate(
@@ -31,49 +38,50 @@ def hold_gate(
     quantized: Path,
     held: HeldBack,
     forms: Sequence[str],
-) -> tuple[Path, dict[str, tuple[str, ...]]]:
-    """The folder of the INT8 graphs that hold the gate, and by form what is float in them.
+) -> tuple[Path, dict[str, Mapping[str, str]]]:
+    """The folder of the INT8 graphs that hold the gate, and what is float in them.
 
     ``quantized`` is the folder with every layer in INT8: it is what comes back where it holds
     the gate, and where no layers in float would help.
     """
-    kept: dict[str, tuple[str, ...]] = {}
+    kept: dict[str, Mapping[str, str]] = {}
     for form in forms:
         graph = quantized / f"{form}.onnx"
-        if compare(job, part, graph, held, form).drop_points <= job.max_drop:
+        lost = compare(job, part, graph, held, form).drop_points
+        if lost <= job.max_drop:
             continue
         found = _fewest(job, part, float_graph, graph, kept)
         if found is not None:
-            quantized, kept[form] = found
+            quantized, reasons = found
+            cause = f"with all layers in INT8 {lost:.2f} points were lost; "
+            kept[form] = {layer: cause + why for layer, why in reasons.items()}
     return quantized, kept
 
 
 def _fewest(
-    job: Job,
-    part: TierNetwork,
-    float_graph: Path,
-    graph: Path,
-    kept: dict[str, tuple[str, ...]],
-) -> tuple[Path, tuple[str, ...]] | None:
+    job: Job, part: TierNetwork, float_graph: Path, graph: Path, kept: Kept
+) -> tuple[Path, dict[str, str]] | None:
     """The folder with the fewest layers of ``graph`` in float, and these; None: none helps."""
     form = graph.stem
-    with job.steps.step("sensitivity", part.tier.name):
-        feeds = calibration_feeds(job, part)[:_SAMPLES]
-        order = [name for name, error in sensitivity(float_graph, graph, feeds) if error > 0]
-        job.steps.note(f"{form}: {len(order)} layers add error")
+    table = layer_table(job, part, float_graph, read_ranges(graph.parent), form)
+    order = [row.layer for row in table]
+    reasons = {
+        row.layer: f"this one alone leaves {row.sqnr_db:.1f} dB, place {place} of {len(table)}"
+        for place, row in enumerate(table, 1)
+    }
     tuned = hold_back(job, "tune")
     samples = [{name: feed[name] for name in part.tier.inputs} for feed in tuned.feeds]
     wanted, labels = list(tuned.logits[part.tier.name]), tuned.labels.tolist()
 
-    def attempt(count: int) -> Path | None:
-        layers = tuple(order[:count])
-        folder, _ = quantize_tier(job, part, float_graph, {**kept, form: layers})
+    def attempt(layers: Sequence[str]) -> Path | None:
+        others: dict[str, Sequence[str]] = {key: list(names) for key, names in kept.items()}
+        folder, _ = quantize_tier(job, part, float_graph, {**others, form: layers})
         lost = measure(wanted, folder / f"{form}.onnx", samples, labels).drop_points
         return folder if lost <= job.max_drop * SHARE else None
 
     fails, holds, best = 0, 1, None
     while holds <= len(order):
-        best = attempt(holds)
+        best = attempt(order[:holds])
         if best is not None or holds == len(order):
             break
         fails, holds = holds, min(2 * holds, len(order))
@@ -81,9 +89,43 @@ def _fewest(
         return None
     while holds - fails > 1:
         middle = (holds + fails) // 2
-        found = attempt(middle)
+        found = attempt(order[:middle])
         if found is None:
             fails = middle
         else:
             best, holds = found, middle
-    return best, tuple(order[:holds])
+    left = order[:holds]
+    for layer in order[:holds][-2 : -2 - _GIVEN_BACK : -1]:  # without the last, it did not hold
+        fewer = [name for name in left if name != layer]
+        found = attempt(fewer)
+        if found is not None:
+            best, left = found, fewer
+    return best, {layer: reasons[layer] for layer in left}
+
+
+def float_layers(
+    job: Job, tier: str, float_graph: Path, kept: Kept, forms: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every layer with weights that is not INT8: its name, the forms, and why."""
+    model = load_model(float_graph)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    weighted = [n.name for n in model.graph.node if channel_axis(n, constants) is not None]
+    by_recipe = set(matching(float_graph, job.recipe.tier(tier).keep_float))
+    by_network = set(kept_nodes(model))
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for form in forms:
+        rounded = {la.node.name for la in layers_to_quantize(model, form, sorted(by_recipe))}
+        narrow = {la.node.name for la in find_layers(model, sorted(by_recipe))} - rounded
+        for name in weighted:
+            why = kept.get(form, {}).get(name, "")
+            if name in by_network:
+                why = "the network says so (keep_float32)"
+            elif name in by_recipe:
+                why = "the recipe says so (keep_float)"
+            elif name in narrow:
+                why = "a convolution over so few channels is faster in float on a processor"
+            if why:
+                reasons.setdefault((name, why), []).append(form)
+    return [
+        {"layer": name, "forms": forms, "reason": why} for (name, why), forms in reasons.items()
+    ]

@@ -117,6 +117,15 @@ def calibration_feeds(job: Job, part: TierNetwork) -> list[Tensors]:
     return [{name: feed[name] for name in part.tier.inputs} for feed in feeds]
 
 
+def tune_feeds(job: Job, part: TierNetwork, count: int) -> list[Tensors]:
+    """The first tune samples in every mode in turn, as the tier takes them."""
+    few = over_modes(job.calibration.tune[:count], job.network.inputs)
+    feeds = [example.tensors for example in few]
+    if not set(part.tier.inputs) <= set(feeds[0]):
+        feeds = with_earlier_outputs(job, feeds)
+    return [{name: feed[name] for name in part.tier.inputs} for feed in feeds]
+
+
 def example_feed(job: Job, part: TierNetwork) -> Tensors:
     """One calibration sample as the tier takes it."""
     feed = job.calibration.calibrate[0].tensors

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from mla_edge.bundle import sha256_of
-from mla_edge.exporter.float_graphs import calibration_feeds, mixes
+from mla_edge.exporter.float_graphs import calibration_feeds, mixes, tune_feeds
 from mla_edge.exporter.layers import find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.operators import takes_int8_weights
-from mla_edge.exporter.quantization import calibrate, quantize
+from mla_edge.exporter.post_training import TUNE_SAMPLES, calibrate_by_tensor
+from mla_edge.exporter.quantization import STYLES, quantize
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.runs import machine, measure_costs
 from mla_edge.exporter.shipped_ranges import ranges_to_use
@@ -31,10 +32,20 @@ _SLOWER = 1.1  # an INT8 graph may be this much slower than float before float i
 
 @dataclass(frozen=True)
 class RangesOrigin:
-    """What the INT8 ranges of a tier were made from, in words and by the samples' sha256."""
+    """The INT8 ranges of a tier, what they were made from in words, the samples' sha256."""
 
     source: str
     samples_sha256: str
+    ranges: Ranges
+
+    def as_json(self) -> dict[str, Any]:
+        """For the report: which calibrators, and what each attempt gave on tune samples."""
+        found = self.ranges
+        return {
+            "calibrators": {style: found.calibrators(style) for style in STYLES},
+            "biases_corrected": {s: len(found.corrections.get(s, {})) for s in STYLES},
+            "tried": {style: list(rows) for style, rows in found.tried.items()},
+        }
 
 
 def quantize_tier(
@@ -45,7 +56,8 @@ def quantize_tier(
     ``kept`` names by form layers that stay float, besides those of the recipe.
     """
     name = part.tier.name
-    ranges, origin = choose_ranges(job, part, float_graph)
+    origin = choose_ranges(job, part, float_graph)
+    ranges = origin.ranges
     recipe = job.recipe.tier(name)
     int8_weights = takes_int8_weights(job.profile.tensorrt)
     sources = {"tensorrt": float_graph, "cpu": float_graph}
@@ -84,9 +96,7 @@ def quantize_tier(
         return job.cache.store(key, make), origin
 
 
-def choose_ranges(
-    job: Job, part: TierNetwork, float_graph: Path
-) -> tuple[Ranges, RangesOrigin]:
+def choose_ranges(job: Job, part: TierNetwork, float_graph: Path) -> RangesOrigin:
     """The shipped ranges where they fit, otherwise those of the calibration set.
 
     Those that the graph has learned with, if it has.
@@ -95,29 +105,47 @@ def choose_ranges(
     frozen = float_graph.with_name(FROZEN)
     if frozen.exists():
         found = json.loads(frozen.read_text(encoding="utf-8"))
-        return Ranges.from_json(found["ranges"]), RangesOrigin(**found["origin"])
+        return RangesOrigin(**{**found, "ranges": Ranges.from_json(found["ranges"])})
     said = f"calibration set {job.calibration.spec.name}"
     shipped = ranges_to_use(job.network, job.recipe, job.precision, job.own_samples)[name]
     if shipped:
         ranges = Ranges.from_json(shipped["ranges"])
         if ranges.structure == structure_of(find_layers(load_model(float_graph))):
-            return ranges, RangesOrigin(shipped["source"], shipped["samples_sha256"])
+            return RangesOrigin(shipped["source"], shipped["samples_sha256"], ranges)
         said += "; the shipped ranges do not fit this graph (other versions of onnx, onnxslim?)"
-    origin = RangesOrigin(said, job.calibration.sha256)
     key = hash_of("ranges", job.base, sha256_of(float_graph), job.calibration.sha256)
     entry = job.cache.find(key)
     if entry is not None:
         job.steps.reused("calibrate", name)
-        return Ranges.from_json(json.loads((entry / RANGES).read_text("utf-8"))), origin
+        return RangesOrigin(said, job.calibration.sha256, read_ranges(entry))
     with job.steps.step("calibrate", name):
-        ranges = calibrate(float_graph, calibration_feeds(job, part))
+        tune = tune_feeds(job, part, TUNE_SAMPLES)
+        ranges = calibrate_by_tensor(float_graph, calibration_feeds(job, part), tune)
+        job.steps.note(_kept_in_words(ranges))
         job.cache.store(key, lambda folder: _write_ranges(folder, ranges))
-    return ranges, origin
+    return RangesOrigin(said, job.calibration.sha256, ranges)
 
 
-def freeze_ranges(folder: Path, ranges: Ranges, origin: RangesOrigin) -> None:
-    """Let every INT8 graph of the float graph in ``folder`` have these ranges."""
-    frozen = {"ranges": ranges.to_json(), "origin": asdict(origin)}
+def read_ranges(folder: Path) -> Ranges:
+    """The ranges that the INT8 graphs in ``folder`` were made with."""
+    return Ranges.from_json(json.loads((folder / RANGES).read_text(encoding="utf-8")))
+
+
+def _kept_in_words(ranges: Ranges) -> str:
+    kept = {
+        style: next(row["attempt"] for row in rows if row["kept"])
+        for style, rows in ranges.tried.items()
+    }
+    return ", ".join(f"{style}: {attempt}" for style, attempt in kept.items())
+
+
+def freeze_ranges(folder: Path, origin: RangesOrigin) -> None:
+    """Let every INT8 graph of the float graph in ``folder`` have these ranges.
+
+    Without corrections of biases: those were measured with other weights, and biases learn.
+    """
+    ranges = replace(origin.ranges, corrections={})
+    frozen = {**origin.origin, "ranges": ranges.to_json()}
     (folder / FROZEN).write_text(json.dumps(frozen), encoding="utf-8")
 
 

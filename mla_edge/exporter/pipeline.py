@@ -341,7 +341,10 @@ def describe(
             "opset": plan.profile.opset,
             "dla": job.dla,
             "ranges": {
-                result.name: dataclasses.asdict(result.ranges)
+                result.name: {
+                    "source": result.ranges.source,
+                    "samples_sha256": result.ranges.samples_sha256,
+                }
                 for result in results
                 if result.ranges is not None
             },

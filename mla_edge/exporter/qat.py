@@ -24,7 +24,7 @@ from mla_edge.exporter.fake_quantization import (
     match_calls,
     read_roundings,
 )
-from mla_edge.exporter.fallback import SHARE, hold_gate
+from mla_edge.exporter.fallback import SHARE, Kept, hold_gate
 from mla_edge.exporter.float_graphs import (
     float_module,
     mixes,
@@ -54,7 +54,7 @@ class Int8Graphs:
 
     float_graph: Path
     folder: Path  # with tensorrt.onnx and cpu.onnx
-    left_in_float: Mapping[str, tuple[str, ...]]  # by form
+    left_in_float: Kept
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def learn(
     None for the folder where that helped nothing.
     """
     name, recipe = part.tier.name, job.recipe.qat
-    ranges, origin = choose_ranges(job, part, float_graph)
+    origin = choose_ranges(job, part, float_graph)
     graph = quantized / f"{style}.onnx"
     key = hash_of(
         "qat",
@@ -208,14 +208,14 @@ def learn(
             def make(folder: Path) -> None:
                 if taught["kept"]:
                     write_graphs(job, dataclasses.replace(part, module=module), folder)
-                    freeze_ranges(folder, ranges, origin)
+                    freeze_ranges(folder, origin)
                 (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
             entry = job.cache.store(key, make)
     facts = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
     if not facts["training"]["kept"]:
         return None, {**facts, "verdict": "worse on samples kept apart, so undone"}
-    if structure_of(find_layers(load_model(entry / "float.onnx"))) != ranges.structure:
+    if structure_of(find_layers(load_model(entry / "float.onnx"))) != origin.ranges.structure:
         verdict = "it became another graph without its batch norms, so undone"
         return None, {**facts, "verdict": verdict}
     return entry, facts

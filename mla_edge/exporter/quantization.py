@@ -17,10 +17,18 @@ import numpy as np
 from mla_edge.bundle import write_atomically
 from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.errors import ConfigError, ExportError, MissingDependency
+from mla_edge.exporter.bias_correction import correct_biases
+from mla_edge.exporter.calibrators import (
+    CALIBRATORS,
+    collect_histograms,
+    steps,
+    weight_scales,
+    whole_weights,
+)
 from mla_edge.exporter.flattening import flatten_layers
 from mla_edge.exporter.layers import KEPT, Layer, find_layers, structure_of
 from mla_edge.exporter.onnx_graph import OnnxGraph, load_model, merge_constants, read_graph
-from mla_edge.exporter.ranges import METHODS, Ranges, check_samples, measure_ranges
+from mla_edge.exporter.ranges import Ranges, check_samples
 from mla_edge.signals import Tensors
 
 try:
@@ -38,19 +46,20 @@ MIN_CONV_CHANNELS = 4
 
 
 def calibrate(graph: Path, samples: Sequence[Tensors], *, method: str = "mse") -> Ranges:
-    """Run the float graph on ``samples`` and choose the range of every tensor worth one.
+    """Run the float graph on ``samples`` and take every range by one of ``CALIBRATORS``.
 
-    ``mse`` (the default: least squared error of the rounded tensor), ``percentile`` (99.99) or
-    ``minmax``. One histogram a tensor is kept, and never the tensors themselves.
+    One histogram a tensor is kept, and never the tensors themselves. To choose tensor by
+    tensor, and to correct biases, see `post_training.calibrate_by_tensor`.
     """
-    if method not in METHODS:
-        raise ConfigError(f"calibration method {method!r}", hint=f"one of {', '.join(METHODS)}")
+    if method not in CALIBRATORS:
+        known = ", ".join(CALIBRATORS)
+        raise ConfigError(f"calibration method {method!r}", hint=f"one of {known}")
     check_samples(samples, read_graph(graph).inputs)
     model = load_model(graph)
     layers = find_layers(model)
     tensors = sorted({tensor for layer in layers for tensor in layer.places.values()})
-    runs = run_with(model, tensors, samples)
-    ranges = measure_ranges(runs, tensors, method, graph.name)
+    found = collect_histograms(run_with(model, tensors, samples), tensors, graph.name)
+    ranges = {tensor: histogram.range(method) for tensor, histogram in found.items()}
     places = {place: ranges[t] for layer in layers for place, t in layer.places.items()}
     return Ranges(structure_of(layers), method, len(samples), places)
 
@@ -105,11 +114,12 @@ def quantize(
             f"quantize: the ranges were made for another graph than {graph.name}",
             hint="calibrate again with this network",
         )
-    layers = find_layers(model, keep_float)
+    layers = layers_to_quantize(model, style, keep_float)
+    correct_biases(model, layers, ranges, style)
     if style == "cpu":
-        flatten_layers(model, layers)
-        layers = [la for la in find_layers(model, keep_float) if not _is_narrow(la)]
-    rewriter = _Rewriter(model, ranges, style == "cpu", int8_weights or style == "cpu")
+        flatten_layers(model, find_layers(model, keep_float))
+        layers = layers_to_quantize(model, style, keep_float)
+    rewriter = _Rewriter(model, ranges, style, int8_weights or style == "cpu")
     rewriter.rewrite(layers)
     del model.graph.value_info[:]
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
@@ -118,6 +128,12 @@ def quantize(
     onnx.checker.check_model(model, full_check=True)
     write_atomically(out, model.SerializeToString(deterministic=True))
     return read_graph(out)
+
+
+def layers_to_quantize(model: Any, style: str, keep_float: Sequence[str] = ()) -> list[Layer]:
+    """The layers of a float graph that become INT8 in one style."""
+    layers = find_layers(model, keep_float)
+    return [layer for layer in layers if style != "cpu" or not _is_narrow(layer)]
 
 
 def _is_narrow(layer: Layer) -> bool:
@@ -130,9 +146,9 @@ def _is_narrow(layer: Layer) -> bool:
 class _Rewriter:
     """Puts QuantizeLinear and DequantizeLinear around layers."""
 
-    def __init__(self, model: Any, ranges: Ranges, cpu: bool, int8_weights: bool) -> None:
-        self.graph, self.ranges = model.graph, ranges
-        self.cpu, self.int8_weights = cpu, int8_weights
+    def __init__(self, model: Any, ranges: Ranges, style: str, int8_weights: bool) -> None:
+        self.graph, self.ranges, self.style = model.graph, ranges, style
+        self.cpu, self.int8_weights = style == "cpu", int8_weights
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.after: dict[str, list[Any]] = {}  # tensor -> nodes to put behind its producer
         self.scales: dict[str, float] = {}  # dequantized tensor -> its scale
@@ -166,12 +182,11 @@ class _Rewriter:
         if tensor in self.scales:
             return tensor  # it is the dequantized form of another
         found = self.ranges.places[place]
+        scale, middle, _, _ = steps(found, self.style)
         if self.cpu:
-            scale = (found.high - found.low) / 255 or 1.0
-            zero = np.array(np.clip(round(-found.low / scale), 0, 255), np.uint8)
+            zero = np.array(middle, np.uint8)
         else:
-            scale = float(self._representable(found.amplitude / 127 or 1.0))
-            zero = np.array(0, np.int8)
+            scale, zero = float(self._representable(scale)), np.array(middle, np.int8)
         name = f"{tensor}/dequantized"
         if name not in self.scales:
             self.scales[name] = scale
@@ -201,9 +216,7 @@ class _Rewriter:
     def _weights(self, layer: Layer) -> None:
         name, axis = layer.node.input[1], layer.axis
         values = numpy_helper.to_array(layer.weight).astype(np.float32)
-        others = tuple(i for i in range(values.ndim) if i != axis)
-        largest = np.abs(values).max(axis=others)
-        scale = self._representable(np.where(largest > 0, largest / 127, 1.0))
+        scale = self._representable(weight_scales(values, axis))
         bias = layer.node.input[2] if len(layer.node.input) > 2 else ""
         if self.cpu and bias in self.constants:
             scale = self._bias(layer, bias, scale)
@@ -214,9 +227,7 @@ class _Rewriter:
             if dq not in self.scales:
                 self._pair(layer.node.input[1], name, scale, zero, axis=axis)
         elif dq not in self.scales:
-            shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-            steps = values / scale.reshape(shape).astype(np.float32)
-            whole = np.clip(np.rint(steps), -127, 127).astype(np.int8)
+            whole = whole_weights(values, scale.astype(np.float32), axis)
             inputs = [
                 self._constant(f"{name}/quantized", whole),
                 self._constant(f"{name}/scale", scale),

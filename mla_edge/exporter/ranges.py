@@ -1,64 +1,93 @@
-"""What range of values a tensor is given in INT8, chosen from what was seen in it."""
+"""What a calibration found for a graph: ranges, corrected biases, and what was tried."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Iterable, Mapping, Sequence
+import base64
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
 from mla_edge.errors import ConfigError, ExportError
+from mla_edge.exporter.calibrators import Range
 from mla_edge.signals import PRESENT, Tensors, TensorSpec
 
 MIN_SAMPLES = 32
-METHODS = ("mse", "percentile", "minmax")
-BINS = 8192
-PERCENTILE = 99.99
-
-
-@dataclass(frozen=True)
-class Range:
-    """What one tensor holds: its ends for a zero point, its size for a symmetric scale."""
-
-    low: float
-    high: float
-    amplitude: float
-
-    @classmethod
-    def of(cls, low: float, high: float, amplitude: float) -> Range:
-        """The range to seven digits, which is what a float32 scale holds."""
-        return cls(*(float(f"{value:.7g}") for value in (low, high, amplitude)))
+BY_TENSOR = "by tensor"  # in place of a calibrator: each tensor has its own
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Ranges by place (``node:in``, ``node:out``, …) in every graph of this structure."""
+    """Ranges by place (``node:in``, ``node:out``, …) in every graph of this structure.
+
+    ``corrections`` holds by style and layer what is added to its bias in INT8, ``tried`` by
+    style the attempts that were compared on tune samples, the one that was kept among them.
+    """
 
     structure: str  # sha256 over the weighted nodes: the same at every opset
-    method: str
+    method: str  # one of CALIBRATORS, or BY_TENSOR
     samples: int
     places: Mapping[str, Range]
+    corrections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    tried: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def correction(self, style: str, layer: str) -> np.ndarray | None:
+        """What is added to the bias of a layer, [channels]; None if nothing is."""
+        text = self.corrections.get(style, {}).get(layer)
+        return None if text is None else np.frombuffer(base64.b64decode(text), "<f2")
+
+    def calibrators(self, style: str) -> dict[str, int]:
+        """How many places got their range from which calibrator."""
+        return dict(sorted(Counter(self.by(style, place) for place in self.places).items()))
+
+    def by(self, style: str, place: str) -> str:
+        """The calibrator that the range of a place is of, in one style."""
+        found = self.places[place]
+        return (found.ends_by if style == "cpu" else found.amplitude_by) or self.method
 
     def to_json(self) -> dict[str, Any]:
         """The ranges in JSON's own types, to keep beside a network."""
-        return asdict(self)
+        values = asdict(self)
+        for found in values["places"].values():
+            for key in ("ends_by", "amplitude_by"):
+                if not found[key]:
+                    del found[key]
+        return values
 
     @classmethod
     def from_json(cls, values: Any) -> Ranges:
         """What `to_json` gave; ConfigError if it is something else."""
         try:
             places = {
-                place: Range(float(v["low"]), float(v["high"]), float(v["amplitude"]))
+                place: Range(
+                    float(v["low"]),
+                    float(v["high"]),
+                    float(v["amplitude"]),
+                    str(v.get("ends_by", "")),
+                    str(v.get("amplitude_by", "")),
+                )
                 for place, v in values["places"].items()
             }
             return cls(
-                str(values["structure"]), str(values["method"]), int(values["samples"]), places
+                str(values["structure"]),
+                str(values["method"]),
+                int(values["samples"]),
+                places,
+                dict(values.get("corrections", {})),
+                dict(values.get("tried", {})),
             )
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"not a calibration cache: {type(error).__name__}: {error}",
                 hint="calibrate again",
             ) from error
+
+
+def encode_correction(values: np.ndarray) -> str:
+    """[channels] in half precision, as text: three digits of a small number are enough."""
+    largest = float(np.finfo(np.float16).max)
+    return base64.b64encode(np.clip(values, -largest, largest).astype("<f2").tobytes()).decode()
 
 
 def check_samples(samples: Sequence[Tensors], inputs: Sequence[TensorSpec]) -> None:
@@ -96,89 +125,3 @@ def _fault(value: np.ndarray, spec: TensorSpec) -> str:
         expected = f"expected {spec.dtype} {list(spec.shape)}"
         return f"is {value.dtype} {list(value.shape)}; {expected}"
     return "" if np.isfinite(value).all() else "has NaN or infinity"
-
-
-class Histogram:
-    """Counts of what one tensor held, in bins that widen by doubling.
-
-    Zeros are left out: every quantization has them exactly.
-    """
-
-    def __init__(self) -> None:
-        """Start with nothing seen."""
-        self.low = self.high = self.reach = 0.0
-        self.counts = np.zeros(BINS)
-
-    def add(self, values: np.ndarray) -> None:
-        """Count the values of one sample."""
-        values = values[values != 0]
-        if not values.size:
-            return
-        low, high = float(values.min()), float(values.max())
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        largest = max(-low, high)
-        if not self.reach:
-            self.reach = 2.0 ** np.ceil(np.log2(largest))
-        while largest > self.reach:
-            inner = self.counts.reshape(-1, 2).sum(1)
-            self.counts[:] = 0
-            self.counts[BINS // 4 : -BINS // 4] = inner
-            self.reach *= 2
-        where = ((values + self.reach) * (BINS / 2 / self.reach)).astype(np.int32)
-        self.counts += np.bincount(np.minimum(where, BINS - 1).ravel(), minlength=BINS)
-
-    def range(self, method: str) -> Range:
-        """The ends to clip at."""
-        if method == "minmax" or not self.reach:
-            return Range.of(self.low, self.high, max(-self.low, self.high))
-        centers = (np.arange(BINS) + 0.5) * (2 * self.reach / BINS) - self.reach
-        if method == "percentile":
-            share = np.cumsum(self.counts) / self.counts.sum()
-            tail = (100 - PERCENTILE) / 100
-            low = min(0.0, float(centers[int(np.searchsorted(share, tail))]))
-            last = min(int(np.searchsorted(share, 1 - tail)), BINS - 1)
-            high = max(0.0, float(centers[last]))
-            low, high = max(low, self.low), min(high, self.high)
-            return Range.of(low, high, max(-low, high))
-        shares = np.linspace(0.1, 1.0, 91)
-        below = self._clipping(-centers[::-1], self.counts[::-1], -self.low * shares)
-        above = self._clipping(centers, self.counts, self.high * shares)
-        count = self.counts.sum()
-        # rounding noise of a step is step²/12 (uniform within the step)
-        width = -self.low * shares[:, None] + self.high * shares
-        error = count * (width / 255) ** 2 / 12 + below[:, None] + above
-        i, j = divmod(int(error.argmin()), len(shares))
-        ends = max(-self.low, self.high) * shares
-        symmetric = count * (ends / 127) ** 2 / 12
-        symmetric += self._clipping(-centers[::-1], self.counts[::-1], ends)
-        symmetric += self._clipping(centers, self.counts, ends)
-        amplitude = float(ends[symmetric.argmin()])
-        return Range.of(self.low * float(shares[i]), self.high * float(shares[j]), amplitude)
-
-    @staticmethod
-    def _clipping(centers: np.ndarray, counts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """The squared error of cutting off what lies above each of ``ends``."""
-        moments = [np.cumsum((counts * centers**k)[::-1])[::-1] for k in range(3)]
-        first = np.searchsorted(centers, ends)
-        zero, one, two = (np.append(moment, 0.0)[first] for moment in moments)
-        return np.asarray(np.maximum(two - 2 * ends * one + ends**2 * zero, 0.0))
-
-
-def measure_ranges(
-    runs: Iterable[Tensors], tensors: Sequence[str], method: str, graph: str
-) -> dict[str, Range]:
-    """The range of each of ``tensors``, whose values are in each of ``runs``.
-
-    One histogram a tensor is kept, and never the tensors themselves. ExportError for a tensor
-    of ``graph`` that is NaN or infinite.
-    """
-    histograms = {tensor: Histogram() for tensor in tensors}
-    for values in runs:
-        for tensor, histogram in histograms.items():
-            if not np.isfinite(values[tensor]).all():
-                raise ExportError(
-                    f"calibrate: {tensor!r} in {graph} is NaN or infinite",
-                    hint="the float network overflows on these samples: mend it first",
-                )
-            histogram.add(values[tensor])
-    return {tensor: histogram.range(method) for tensor, histogram in histograms.items()}

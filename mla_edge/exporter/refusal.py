@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Sequence
 
 from mla_edge.errors import AccuracyGateError
 from mla_edge.exporter import report as reporting
-from mla_edge.exporter.agreement import sensitivity
-from mla_edge.exporter.float_graphs import calibration_feeds
 from mla_edge.exporter.held_back import compare
+from mla_edge.exporter.sensitivity import LayerSensitivity, layer_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mla_edge.exporter.tiers import TierResult
 
 _LAYERS = 12
-_SAMPLES = 24  # through both graphs with all their tensors
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,7 @@ class Loss:
 
     pruning: float  # of the pruned float graph
     precision: float  # what came on top of that
-    layers: tuple[
-        tuple[str, float], ...
-    ]  # that INT8 hurt, and the error each adds, worst first
+    layers: tuple[LayerSensitivity, ...]  # that INT8 hurt, worst first
 
 
 def refuse(
@@ -45,9 +42,7 @@ def refuse(
     for tier in facts["tiers"]:
         if tier["name"] == worst.name:
             tier["lost_points"] = {"pruning": loss.pruning, "precision": loss.precision}
-            tier["sensitivity"] = [
-                {"layer": layer, "error": error} for layer, error in loss.layers
-            ]
+            tier["worst_layers"] = [dataclasses.asdict(layer) for layer in loss.layers]
     path = reporting.write_failed(target, facts)
     raise AccuracyGateError(
         f"tier {worst.name!r} lost {worst.worst_drop:.2f} points of accuracy, "
@@ -68,15 +63,15 @@ def explain(job: Job, result: TierResult, held: HeldBack) -> Loss:
     if result.shrunk["pruned"]:
         pruned = compare(job, part, result.float_graph, held, "pruned").drop_points
     rest = round(result.worst_drop - pruned, 6)
-    with job.steps.step("sensitivity", result.name):
+    with job.steps.step("explain", result.name):
         job.steps.note(f"{pruned:.2f} points by pruning, {rest:.2f} by {job.precision}")
-        form = max(result.agreement, key=lambda name: result.agreement[name].drop_points)
-        quantized = result.cpu_graph if form == "cpu" else result.tensorrt_graph
-        if rest <= 0 or job.precision != "int8" or quantized == result.float_graph:
-            return Loss(pruned, rest, ())
-        feeds = calibration_feeds(job, part)[:_SAMPLES]
-        layers = sensitivity(result.float_graph, quantized, feeds)[:_LAYERS]
-    return Loss(pruned, rest, tuple(layers))
+    form = max(result.agreement, key=lambda name: result.agreement[name].drop_points)
+    quantized = result.cpu_graph if form == "cpu" else result.tensorrt_graph
+    if rest <= 0 or result.ranges is None or quantized == result.float_graph:
+        return Loss(pruned, rest, ())
+    style = "cpu" if form == "cpu" else "tensorrt"
+    table = layer_table(job, part, result.float_graph, result.ranges.ranges, style)
+    return Loss(pruned, rest, tuple(table[:_LAYERS]))
 
 
 def _in_words(job: Job, result: TierResult, loss: Loss) -> str:
@@ -84,7 +79,7 @@ def _in_words(job: Job, result: TierResult, loss: Loss) -> str:
     if result.shrunk["pruned"]:
         parts.append(f"Pruning alone lost {loss.pruning:.2f}")
     if loss.precision > 0:
-        layers = ", ".join(layer for layer, _ in loss.layers[:3])
+        layers = ", ".join(row.layer for row in loss.layers[:3])
         where = f", most of it in {layers}" if layers else ""
         parts.append(f"{job.precision.upper()} lost {loss.precision:.2f}{where}")
     return "; ".join(parts)

@@ -202,7 +202,7 @@ def _timer(
         {group.layer: group.width for group in groups},
         feed,
         folder,
-        ranges=choose_ranges(job, part, graph)[0] if form == "int8" else None,
+        ranges=choose_ranges(job, part, graph).ranges if form == "int8" else None,
         keep_float=matching(graph, job.recipe.tier(part.tier.name).keep_float),
     )
 

@@ -7,17 +7,19 @@ import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from mla_edge.errors import ExportError
 from mla_edge.exporter.agreement import Agreement
 from mla_edge.exporter.dla_export import DlaForm, prepare_dla
+from mla_edge.exporter.fallback import Kept, float_layers
 from mla_edge.exporter.float_graphs import calibration_feeds, make_float_graphs
 from mla_edge.exporter.held_back import compare
-from mla_edge.exporter.int8 import RangesOrigin, choose_cpu_graph, quantize_tier
+from mla_edge.exporter.int8 import RangesOrigin, choose_cpu_graph, quantize_tier, read_ranges
 from mla_edge.exporter.job import HeldBack, Job
 from mla_edge.exporter.operators import check_operators
 from mla_edge.exporter.qat import hold_or_learn
+from mla_edge.exporter.sensitivity import LayerSensitivity, layer_table
 from mla_edge.exporter.shrinking import Reached, check_reached, shrink_to_goal
 from mla_edge.exporter.tensorrt_check import BuildReport, verify_tensorrt
 from mla_edge.networks import TierNetwork
@@ -39,7 +41,10 @@ class TierResult:
     agreement: Mapping[str, Agreement]  # of the graph "tensorrt", of "cpu", of a DLA's INT8
     tensorrt: BuildReport
     dla: DlaForm | None = None
-    left_in_float: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by form
+    left_in_float: Kept = field(default_factory=dict)
+    float_layers: Sequence[Mapping[str, Any]] = ()  # everything with weights that is not INT8
+    sensitivity_of: str = ""  # the form that the table is of
+    sensitivity: Sequence[LayerSensitivity] = ()  # of the layers in INT8, worst first
     goal: Reached | None = None  # where the tier had one of latency
     qat: Mapping[str, Any] | None = None  # the fine-tune in INT8, where there was one
 
@@ -61,12 +66,18 @@ class TierResult:
             "size_bytes": {form: path.stat().st_size for form, path in graphs.items()},
             "ranges_from": self.ranges.source if self.ranges else "",
             "ranges_samples_sha256": self.ranges.samples_sha256 if self.ranges else "",
+            "calibration": None if self.ranges is None else self.ranges.as_json(),
             "cpu_precision": self.cpu_precision,
             "cpu_ms": dict(self.cpu_ms),
             "agreement": {
                 form: dataclasses.asdict(found) for form, found in self.agreement.items()
             },
             "left_in_float": {form: list(kept) for form, kept in self.left_in_float.items()},
+            "float_layers": [dict(layer) for layer in self.float_layers],
+            "sensitivity": {
+                "form": self.sensitivity_of,
+                "layers": [dataclasses.asdict(row) for row in self.sensitivity],
+            },
             "tensorrt": dataclasses.asdict(self.tensorrt),
             "dla": None if self.dla is None else dict(self.dla.facts),
             "qat": None if self.qat is None else dict(self.qat),
@@ -86,8 +97,10 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     tensorrt_graph, cpu_graph, cpu_precision = float_graph, float_graph, "fp32"
     ranges: RangesOrigin | None = None
     cpu_ms: dict[str, float] = {}
-    kept: dict[str, tuple[str, ...]] = {}
     qat: dict[str, Any] | None = None
+    kept: dict[str, Mapping[str, str]] = {}
+    floating: list[dict[str, Any]] = []
+    style, table = "", []
     dla: DlaForm | None = None
     with job.steps.step("check_operators", name):
         _check_operators(job, graphs)
@@ -106,7 +119,11 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
             )
             if cpu_precision != "int8":
                 kept.pop("cpu", None)
+        ranges = dataclasses.replace(ranges, ranges=read_ranges(quantized))
         tensorrt_graph = quantized / "tensorrt.onnx"
+        floating = float_layers(job, name, float_graph, kept, forms)
+        style = "tensorrt" if job.profile.tensorrt is not None else "cpu"
+        table = layer_table(job, part, float_graph, ranges.ranges, style)
         _check_operators(job, quantized)
         if job.dla:
             feeds = functools.partial(calibration_feeds, job, part)
@@ -132,6 +149,9 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         tensorrt=check_tensorrt(job, part, tensorrt_graph),
         dla=dla,
         left_in_float=kept,
+        float_layers=floating,
+        sensitivity_of=style,
+        sensitivity=table,
         goal=goal,
         qat=qat,
     )

@@ -126,7 +126,8 @@ class WidthTimer:
         if self._ranges is None:
             return plain
         # Of the same places: where a range ends at zero, a Relu costs nothing.
-        ranges = dataclasses.replace(self._ranges, structure=structure_of(find_layers(model)))
+        structure = structure_of(find_layers(model))
+        ranges = dataclasses.replace(self._ranges, structure=structure, corrections={})
         kept = sorted(self._keep & {node.name for node in model.graph.node})
         out = path.with_suffix(".cpu.onnx")
         quantize(plain, out, ranges, style="cpu", keep_float=kept)

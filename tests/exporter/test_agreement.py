@@ -9,9 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from mla_edge.errors import ExportError
-from mla_edge.exporter.agreement import measure, sensitivity
-from mla_edge.exporter.quantization import quantize
-from mla_edge.exporter.ranges import Range, Ranges
+from mla_edge.exporter.agreement import MOST_DB, answers, measure, output_error
 
 
 def test_the_float_graph_agrees_with_itself(graph, held_back):
@@ -93,20 +91,19 @@ def test_unequal_numbers_are_refused(graph, held_back):
         measure([], graph, [], [])
 
 
-@pytest.mark.parametrize("style", ["tensorrt", "cpu"])
-def test_the_layer_with_a_spoilt_range_is_the_worst(graph, ranges, tensors, tmp_path, style):
-    spoilt = "/blocks.0/blocks.0.1/back/MatMul"
-    place = f"{spoilt}:in"
-    places = {**ranges.places, place: Range(-0.01, 0.01, 0.01)}
-    bad = Ranges(ranges.structure, ranges.method, ranges.samples, places)
-    path = quantize(graph, tmp_path / "bad.onnx", bad, style=style).path
-
-    found = sensitivity(graph, path, tensors[:8])
-    assert found[0][0] == spoilt
-    assert found[0][1] > 0.1
-    assert [error for _, error in found] == sorted((e for _, e in found), reverse=True)
-    assert len(found) == (15 if style == "tensorrt" else 14)
+def test_the_error_of_logits_is_told_three_ways():
+    wanted = np.float64([[2.0, 0.0], [0.0, 2.0]])
+    same = output_error(wanted, wanted)
+    assert (same.sqnr_db, same.divergence, same.changed) == (MOST_DB, 0.0, 0)
+    found = output_error(wanted, np.float64([[1.8, 0.2], [0.2, -0.2]]))
+    assert found.sqnr_db == pytest.approx(10 * np.log10(8 / 4.96), abs=0.01)
+    assert found.changed == 1
+    assert found.divergence > 0
+    assert same.is_better_than(found)
+    assert not found.is_better_than(found)
 
 
-def test_a_float_graph_has_no_quantized_layers(graph, tensors):
-    assert sensitivity(graph, graph, tensors[:2]) == []
+def test_answers_are_of_the_graph_as_written(graph, held_back):
+    samples, logits, _ = held_back
+    found = answers(graph, samples[:3])
+    np.testing.assert_allclose(found, np.concatenate(logits[:3]), atol=1e-4)

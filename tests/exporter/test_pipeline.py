@@ -143,6 +143,7 @@ def test_finished_steps_are_reused_and_damaged_ones_are_not(alarms, tmp_path):
         "agreement tensorrt",
         "agreement cpu",
         "policy",
+        "sensitivity",
     }
     assert run() == expected
     for graph in (tmp_path / "steps").rglob("*.onnx"):
@@ -250,7 +251,7 @@ def cut_short(monkeypatch):
     """Makes the ranges of the first layers far too small: INT8 is ruined there."""
 
     def cut(count):
-        def make(graph, samples):
+        def make(graph, samples, tune):
             found = calibrate(graph, samples)
             names = [layer.node.name for layer in find_layers(load_model(graph))][:count]
             places = dict(found.places)
@@ -259,7 +260,7 @@ def cut_short(monkeypatch):
                     places[place] = Range(r.low / 50, r.high / 50, r.amplitude / 50)
             return dataclasses.replace(found, places=places)
 
-        monkeypatch.setattr(int8, "calibrate", make)
+        monkeypatch.setattr(int8, "calibrate_by_tensor", make)
 
     return cut
 
@@ -272,7 +273,8 @@ def test_the_gate_names_the_layers_that_int8_hurt(alarms, tmp_path, monkeypatch,
     report = json.loads((alarms.out / "alarms-agx-xavier.failed-report.json").read_text())
     tier, worst = report["tiers"][0], report["gate"]["worst_drop_points"]
     assert tier["lost_points"] == {"pruning": 0.0, "precision": worst}
-    first = tier["sensitivity"][0]["layer"]
+    assert tier["worst_layers"] == tier["sensitivity"]["layers"][: len(tier["worst_layers"])]
+    first = tier["worst_layers"][0]["layer"]
     assert f"INT8 lost {worst:.2f}, most of it in {first}" in str(caught.value)
     assert "Pruning" not in str(caught.value)
     assert "keep_float" in caught.value.hint
@@ -289,6 +291,11 @@ def test_layers_that_int8_breaks_are_left_in_float(alarms, tmp_path, cut_short):
     assert set(left) <= set(floating_layers(graph))
     assert set(left) <= set(tier["tensorrt"]["exempt"])
     assert left[0] in (done.bundle.folder / "report.html").read_text()
+    why = {row["layer"]: row for row in tier["float_layers"] if "tensorrt" in row["forms"]}
+    table = [row["layer"] for row in tier["sensitivity"]["layers"]]
+    for layer in left:
+        assert "points were lost" in why[layer]["reason"]
+        assert f"place {table.index(layer) + 1} of {len(table)}" in why[layer]["reason"]
 
 
 def test_the_gate_leaves_the_old_bundle(alarms, ruined, cache):

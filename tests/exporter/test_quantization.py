@@ -12,7 +12,7 @@ from mla_edge.errors import ConfigError, ExportError
 from mla_edge.exporter.layers import find_layers, floating_layers
 from mla_edge.exporter.onnx_graph import read_graph, to_onnx
 from mla_edge.exporter.quantization import calibrate, quantize
-from mla_edge.exporter.ranges import METHODS, Histogram, Ranges, check_samples
+from mla_edge.exporter.ranges import Ranges, check_samples
 
 
 def parts(path):
@@ -58,43 +58,6 @@ def test_a_missing_and_a_constant_input_are_named(graph, tensors):
         check_samples(same, inputs)
     ones = [{**s, "present": np.ones((1, 2), np.float32)} for s in tensors]
     assert check_samples(ones, inputs) is None
-
-
-def test_the_histogram_finds_ends_and_grows():
-    random = np.random.default_rng(0)
-    histogram = Histogram()
-    for scale in (0.1, 1.0, 1.0, 1.0):
-        histogram.add(random.normal(0, scale, 20000).astype(np.float32))
-    histogram.add(np.float32([40.0]))  # one outlier
-
-    assert histogram.counts.sum() == 80001
-    found = {method: histogram.range(method) for method in METHODS}
-    assert found["minmax"].high == pytest.approx(40)
-    assert 3 < found["percentile"].high < 6
-    assert found["mse"].high < found["minmax"].high
-    assert found["mse"].amplitude < found["minmax"].amplitude
-    assert all(r.low < 0 < r.high and r.amplitude > 0 for r in found.values())
-
-
-def test_mse_is_least_of_all_ends_tried():
-    values = np.random.default_rng(1).standard_t(4, 50000).astype(np.float32)
-    histogram = Histogram()
-    histogram.add(values)
-
-    def error(amplitude):
-        step = amplitude / 127
-        rounded = np.clip(np.rint(values / step), -127, 127) * step
-        return float(np.square(rounded - values).mean())
-
-    best = error(histogram.range("mse").amplitude)
-    largest = float(np.abs(values).max())
-    assert best <= min(error(largest * share) for share in np.linspace(0.1, 1, 46)) * 1.05
-
-
-def test_a_tensor_of_zeros_has_a_range():
-    histogram = Histogram()
-    histogram.add(np.zeros(10, np.float32))
-    assert histogram.range("mse").amplitude == 0
 
 
 def test_ranges_survive_json_and_serve_every_opset(network, graph, ranges, tmp_path):

@@ -23,6 +23,15 @@ AGREEMENT = {
     "optimised_accuracy": 0.984,
     "optimiser_breaks": False,
 }
+LAYER = {
+    "layer": "/stem/Conv",
+    "operator": "Conv",
+    "calibrator": "entropy",
+    "sqnr_db": 12.25,
+    "divergence": 0.0125,
+    "changed": 3,
+    "samples": 8,
+}
 CHANGE = {"layer": "block.feed.expand", "kind": "channels", "before": 640, "after": 544}
 
 
@@ -150,7 +159,7 @@ def test_a_refusal_is_plain_and_names_the_layers(facts):
     facts["gate"] = {"max_drop_points": 1.0, "worst_drop_points": 7.25, "passed": False}
     facts["tiers"][1]["agreement"]["cpu"]["drop_points"] = 7.25
     facts["tiers"][1]["lost_points"] = {"pruning": 1.25, "precision": 6.0}
-    facts["tiers"][1]["sensitivity"] = [{"layer": "/stem/Conv", "error": 0.4}]
+    facts["tiers"][1]["worst_layers"] = [LAYER]
     page = reporting.render(facts)
     assert "refused: 7.25 points lost" in page
     assert "What hurt full most" in page
@@ -158,11 +167,36 @@ def test_a_refusal_is_plain_and_names_the_layers(facts):
     assert "INT8 lost 6.00 more" in page
     assert "/stem/Conv" in page
     facts["tiers"][1]["lost_points"] = {"pruning": 7.5, "precision": -0.25}
-    facts["tiers"][1]["sensitivity"] = []
+    facts["tiers"][1]["worst_layers"] = []
     page = reporting.render(facts)
     assert "Pruning lost 7.50 points" in page
     assert "INT8 cost nothing" in page
     assert "layer in INT8" not in page
+
+
+def test_int8_is_explained_layer_by_layer(facts):
+    assert "<h2>INT8</h2>" not in reporting.render(facts)  # as of an older bundle
+    error = {"samples": 48, "divergence": 0.001, "changed": 0}
+    facts["tiers"][1]["calibration"] = {
+        "calibrators": {"tensorrt": {"max": 3, "mse": 10}, "cpu": {"entropy": 13}},
+        "biases_corrected": {"tensorrt": 7, "cpu": 0},
+        "tried": {
+            "tensorrt": [
+                {"attempt": "max", "kept": False, "sqnr_db": 30.5, **error},
+                {"attempt": "bias correction", "kept": True, "sqnr_db": 34.25, **error},
+            ]
+        },
+    }
+    facts["tiers"][1]["sensitivity"] = {"form": "tensorrt", "layers": [LAYER]}
+    facts["tiers"][1]["float_layers"] = [
+        {"layer": "/mel/Conv", "forms": ["tensorrt", "cpu"], "reason": "the network says so"}
+    ]
+    page = reporting.render(facts)
+    assert "ranges by max (3), mse (10); 7 biases corrected" in page
+    assert "bias correction 34.2 dB, kept" in page
+    assert "12.2 dB" in page
+    assert "3 of 8" in page
+    assert "<code>/mel/Conv</code>, tensorrt and cpu: the network says so" in page
 
 
 def test_one_tier_has_no_routing_to_show(facts):
