@@ -317,6 +317,7 @@ def describe_build(
         precision=precision,
         carries_types=precision == "fp16",
         float_layers=tuple(floating.get(tier, ())),
+        sparse=tier in bundle.provenance.get("sparse", ()),
         dla=request.dla,
         calibration_cache=None if cache is None else str(cache),
     )

@@ -50,6 +50,7 @@ class BuildSpec:
     optimisation_level: int | None = None
     timing_cache: str | None = None  # file, read if there, written after the build
     capabilities: tuple[str, ...] = ()  # of RTX: SM86, …; empty takes the GPU that is here
+    sparse: bool = False  # half of the weights are zero, 2:4
     dla: bool = False
     calibration_cache: str | None = None  # file, for a DLA that takes no Q/DQ
 
@@ -95,6 +96,9 @@ def build_engine(
     if not strong:
         flags = _weak_flags(trt, builder, config, spec)
         held = _hold_float(trt, network, config, spec) if "FP16" in flags else ()
+    if spec.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+        flags = (*flags, "SPARSE_WEIGHTS")
     calibrator = _place_on_dla(bindings, builder, config, spec) if spec.dla else None
     for capability in _capabilities(bindings, config, spec):
         flags = (*flags, capability)

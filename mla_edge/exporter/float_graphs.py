@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from mla_edge.exporter.quantization import HALF_SCALES
 from mla_edge.exporter.ranges import check_samples
 from mla_edge.exporter.runs import open_engines, run_tiers
 from mla_edge.exporter.sampling import draw_samples
+from mla_edge.exporter.sparsity import held_sparse
 from mla_edge.exporter.steps import hash_of
 from mla_edge.networks.lora import LoRALinear, merge_lora
 from mla_edge.signals import Tensors, TensorSpec
@@ -51,7 +53,7 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     half = job.precision == "fp16" or mixes(job)
     opset = int(job.profile.opset or 0)
     learning = repr(job.recipe.distillation) if job.trains and shrinks else ""
-    shares = how.prune, how.prune_heads
+    shares = how.prune, how.prune_heads, how.sparsity
     key = hash_of("graphs", job.base, name, shares, how.widths, learning, opset, half)
     entry = job.cache.find(key)
     if entry is not None:
@@ -153,21 +155,32 @@ def _shrink(
         "parameters_after": pruned.parameters_after,
         "pruned": [dataclasses.asdict(change) for change in pruned.changes],
         "distillation": None,
+        "sparsity": None,
     }
-    if job.trains:
-        with job.steps.step("distil", name):
-            recipe = job.recipe.distillation
-            feeds = training_feeds(job, part, recipe.samples)
-            taught = distil(pruned.module, part.module, feeds, part.tier.inputs, recipe)
-            shrunk["distillation"] = dataclasses.asdict(taught)
-            undone = "" if taught.kept else ": worse, so undone"
-            losses = f"{taught.first_loss:.4f} → {taught.last_loss:.4f}{undone}"
-            job.steps.note(f"{taught.steps} steps, loss on samples kept apart {losses}")
+    held = held_sparse(pruned.module) if how.sparsity else nullcontext()
+    with held as sparse:
+        if sparse is not None:
+            shrunk["sparsity"] = {"pattern": how.sparsity, **dataclasses.asdict(sparse)}
+        if job.trains:
+            shrunk["distillation"] = _learn(job, part, pruned.module)
     return pruned.module, shrunk
 
 
+def _learn(job: Job, part: TierNetwork, student: torch.nn.Module) -> dict[str, Any]:
+    """Let the smaller tier learn from the whole one; says how far it got."""
+    name = part.tier.name
+    with job.steps.step("distil", name):
+        recipe = job.recipe.distillation
+        feeds = training_feeds(job, part, recipe.samples)
+        taught = distil(student, part.module, feeds, part.tier.inputs, recipe)
+        undone = "" if taught.kept else ": worse, so undone"
+        losses = f"{taught.first_loss:.4f} → {taught.last_loss:.4f}{undone}"
+        job.steps.note(f"{taught.steps} steps, loss on samples kept apart {losses}")
+    return dataclasses.asdict(taught)
+
+
 def _shrinks(how: TierRecipe) -> bool:
-    return bool(how.prune or how.prune_heads or how.widths)
+    return bool(how.prune or how.prune_heads or how.widths or how.sparsity)
 
 
 def _prune(job: Job, part: TierNetwork, how: TierRecipe) -> Pruned:
@@ -191,8 +204,12 @@ def without_adapters(part: TierNetwork) -> TierNetwork:
 def _whole(module: torch.nn.Module) -> dict[str, Any]:
     count = sum(parameter.numel() for parameter in module.parameters())
     return {
-        "parameters": count, "parameters_after": count, "pruned": [], "distillation": None
-    }  # fmt: skip
+        "parameters": count,
+        "parameters_after": count,
+        "pruned": [],
+        "distillation": None,
+        "sparsity": None,
+    }
 
 
 def mixes(job: Job) -> bool:

@@ -38,6 +38,11 @@ class RangesOrigin:
     samples_sha256: str
     ranges: Ranges
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """For the bundle's provenance."""
+        return {"source": self.source, "samples_sha256": self.samples_sha256}
+
     def as_json(self) -> dict[str, Any]:
         """For the report: which calibrators, and what each attempt gave on tune samples."""
         found = self.ranges

@@ -340,11 +340,9 @@ def describe(
             "precision": plan.precision,
             "opset": plan.profile.opset,
             "dla": job.dla,
+            "sparse": [r.name for r in results if r.shrunk["sparsity"]],
             "ranges": {
-                result.name: {
-                    "source": result.ranges.source,
-                    "samples_sha256": result.ranges.samples_sha256,
-                }
+                result.name: result.ranges.origin
                 for result in results
                 if result.ranges is not None
             },

@@ -102,6 +102,12 @@ def not_proven(
             f"What built the graphs here is {version}, for RTX cards; the board has TensorRT "
             f"{profile.tensorrt}: its operator table was checked, its builder did not run."
         )
+    if any(result.shrunk["sparsity"] for result in results):
+        missing.append(
+            "What 2:4 sparsity gains: ONNX Runtime multiplies the zeros like any other weight, "
+            "so nothing is faster here. Whether the builder takes sparse kernels shows on the "
+            "board."
+        )
     if precision == "int8":
         missing.append(
             "Whether the board's engine really fuses every INT8 layer shows only there: "

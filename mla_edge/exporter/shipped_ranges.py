@@ -27,7 +27,7 @@ def find_ranges(network: Network, tier: str, how: TierRecipe) -> dict[str, Any] 
     ``source`` say what they were made from.
     """
     path = _path(content_dir("calibration"), network.name, tier)
-    if not path.is_file():
+    if how.sparsity or not path.is_file():  # sparse weights are other weights
         return None
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["entries"]

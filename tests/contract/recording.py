@@ -54,7 +54,7 @@ def _exercise(fakes: Fakes, version: str, folder: Path) -> None:
             timing_cache=str(folder / "timing.cache"),
         ),
         BuildSpec(str(plain), "fp16", carries_types=True),
-        BuildSpec(str(plain), "fp32"),
+        BuildSpec(str(plain), "fp32", sparse=True),
     ]
     bindings = use(DLA_CORES=2)
     for spec in specs:
