@@ -18,7 +18,7 @@ from mla_edge.exporter.steps import StepCache, Steps
 from mla_edge.networks import load_network
 
 ALARMS = f"{Path(__file__).parents[2] / 'examples' / 'your_network' / 'alarms.py'}:make_network"
-SPREAD = 2.5  # powers of ten between the sizes of channels
+SPREAD = 3.2  # powers of ten between the sizes of channels
 
 
 def make_uneven():
