@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
@@ -36,6 +37,7 @@ from mla_edge.exporter.held_back import compare, hold_back
 from mla_edge.exporter.int8 import choose_ranges, freeze_ranges, quantize_tier
 from mla_edge.exporter.layers import find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model
+from mla_edge.exporter.sparsity import held_sparse
 from mla_edge.exporter.steps import hash_of
 from mla_edge.exporter.tracing import scopes_of
 
@@ -233,8 +235,10 @@ def _fine_tune(
     roundings = read_roundings(plain, load_model(graph))
     scopes = scopes_of(module, names, feeds[0], part.tier.name)
     calls, unseen = match_calls(plain, module, scopes, roundings)
-    student = Simulation(module, calls)
-    taught = distil(student, without_adapters(part).module, feeds, names, recipe)
+    sparse = job.recipe.tier(part.tier.name).sparsity
+    with held_sparse(module) if sparse else nullcontext():
+        student = Simulation(module, calls)
+        taught = distil(student, without_adapters(part).module, feeds, names, recipe)
     facts = {
         "layers": len(roundings),
         "not_simulated": unseen,
