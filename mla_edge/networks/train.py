@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from mla_edge.errors import MlaEdgeError
-from mla_edge.networks.checkpoint import check_output, save_weights
+from mla_edge.networks.checkpoint import check_output, read_about, save_weights
 from mla_edge.networks.digits_data import DigitsData
 from mla_edge.networks.digits_training import digits_course
 from mla_edge.networks.plan import scaled
@@ -98,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
         trainer.run(stages)
         about = {"plan": json.dumps(asdict(plan)), "data": json.dumps(course.hashes)}
         about.update(course.about)
+        if args.start is not None:
+            about["stages"] = ",".join(trainer.done)
+            about["started_from"] = json.dumps(read_about(args.start))
         save_weights(trainer.networks, args.out, about)
     except MlaEdgeError as error:
         say(f"{error}\n  {error.hint}")

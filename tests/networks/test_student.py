@@ -51,7 +51,7 @@ def test_single_stages_go_on_from_earlier_weights(tmp_path, one_thread, capsys):
     torch.manual_seed(0)
     before = {"full": digits_module.make_full(), "lite": digits_module.make_lite()}
     start, out = tmp_path / "before.safetensors", tmp_path / "after.safetensors"
-    save_weights(before, start, {})  # as it was before there were students
+    save_weights(before, start, {"made": "long ago"})  # as it was before there were students
     words = ["digits", "--data", str(folder), "--out", str(out), "--threads", "1"]
     words += ["--effort", "0.0067", "--start", str(start)]
     assert train.main([*words, "--stages", "stundent"]) == 2
@@ -65,7 +65,10 @@ def test_single_stages_go_on_from_earlier_weights(tmp_path, one_thread, capsys):
     whole = before["full"].half().state_dict()
     assert all(torch.equal(v.half(), whole[k]) for k, v in after["full"].state_dict().items())
     with safe_open(out, "pt") as file:
-        assert json.loads(file.metadata()["plan"])["stages"][-1]["name"] == "student"
+        about = file.metadata()
+    assert json.loads(about["plan"])["stages"][-1]["name"] == "student"
+    assert about["stages"] == "student"
+    assert json.loads(about["started_from"]) == {"made": "long ago"}
 
 
 def test_weights_without_a_student_are_no_network(tmp_path):
