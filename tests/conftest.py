@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 NEED_TORCH = (
     *("networks", "exporter", "examples"),
-    *("test_benchmarks.py", "test_packaging.py", "test_references.py"),
+    *("test_benchmark_adapt.py", "test_benchmarks.py"),
+    *("test_packaging.py", "test_references.py"),
 )
 
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
