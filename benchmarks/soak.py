@@ -1,0 +1,260 @@
+"""Faults at random for as long as asked: does it come back each time, and does it leak?
+
+    python benchmarks/soak.py BUNDLE [--minutes 20] [--seed 0] [--json]
+
+The camera is real as far as the runtime goes: ``stamped_camera.py`` over HTTP, which is killed
+and started again, or stalls. The microphone is the simulator's, whose reads fail, give nothing,
+or give what is not finite. Faults come every 4 to 12 s and last up to 6 s, drawn from the seed.
+
+Held against: decisions go on while one of the two is there; each is back within the time that
+its retries take; no decision is on a picture older than it says, by the stamp in it;
+memory, threads and open files at the end are what they were after the first minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from loop import camera_at, free_port
+from stamped_camera import read_stamp
+
+import mla_edge
+from mla_edge.errors import CaptureError, CaptureTimeout
+from mla_edge.preprocess import Preprocessor
+from mla_edge.runtime.model import FusedModel, Parts, open_model
+from mla_edge.signals import Sample, Sound, Tensors
+
+BACK_S = {"camera": 1.5, "microphone": 0.5}  # its retries, opening it, and a busy machine
+SEEN, HEARD = ("killed", "stalled"), ("lost", "silent driver", "not finite")
+WARM_UP = 0.25  # of the time; what is allocated until then is not growth
+TRANSPORT_MS = 150.0  # from the drawn stamp over HTTP to the decoded picture, on a busy machine
+
+
+class FaultyMicrophone:
+    """The simulator's microphone, with faults while they are set."""
+
+    def __init__(self, microphone: Any) -> None:
+        """Around ``microphone``."""
+        self._microphone = microphone
+        self.fault = ""
+
+    @property
+    def drops(self) -> int:
+        """As of the microphone."""
+        return int(self._microphone.drops)
+
+    def read(self, timeout_s: float) -> Sound:
+        """What the microphone gives, unless a fault is on."""
+        if self.fault == "lost":
+            raise CaptureError("the microphone is unplugged")
+        if self.fault == "silent driver":
+            time.sleep(min(timeout_s, 0.05))
+            raise CaptureTimeout("nothing came")
+        sound: Sound = self._microphone.read(timeout_s)
+        if self.fault == "not finite":
+            return Sound(sound.samples * np.float32("nan"), sound.rate_hz, sound.time_s)
+        return sound
+
+
+class Camera:
+    """The network camera: killed, started again, stalled, by its own process."""
+
+    def __init__(self, port: int) -> None:
+        """Started at once."""
+        self.port = port
+        self._stack = ExitStack()
+        self._process = self._stack.enter_context(camera_at(port))
+
+    def begin(self, fault: str) -> None:
+        """Let it fail."""
+        if fault == "killed":
+            self._stack.close()
+        else:
+            self._say("stall")
+
+    def end(self, fault: str) -> None:
+        """Let it be well again."""
+        if fault == "killed":
+            self._process = self._stack.enter_context(camera_at(self.port))
+        else:
+            self._say("go")
+
+    def close(self) -> None:
+        """End its process."""
+        self._stack.close()
+
+    def _say(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+
+
+class Faults:
+    """Makes them, on a thread of its own, and notes when each began and ended."""
+
+    def __init__(self, camera: Camera, microphone: FaultyMicrophone, seed: int) -> None:
+        """Nothing before ``start``."""
+        self._draw = random.Random(seed)
+        self._camera, self._microphone = camera, microphone
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.made: list[tuple[str, str, float, float]] = []
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the last one end, and no more begin."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._draw.uniform(4, 12)):
+            what = self._draw.choice(("camera", "camera", "microphone"))
+            kinds = SEEN if what == "camera" else HEARD
+            fault, lasts_s = self._draw.choice(kinds), self._draw.uniform(0.2, 6)
+            began_s = time.monotonic()
+            if what == "camera":
+                self._camera.begin(fault)
+                time.sleep(lasts_s)
+                self._camera.end(fault)
+            else:
+                self._microphone.fault = fault
+                time.sleep(lasts_s)
+                self._microphone.fault = ""
+            self.made.append((what, fault, began_s, time.monotonic()))
+
+
+@contextmanager
+def stamped_model(folder: Path, stamps: list[float]) -> Iterator[FusedModel]:
+    """The bundle, noting the stamp of each picture that it decides on."""
+
+    def watch(parts: Parts) -> Parts:
+        def see(sample: Sample) -> Tensors:
+            frame: Any = sample.signals.get("image")
+            stamps[:] = [] if frame is None else [read_stamp(frame.image)]
+            return preprocess(sample)
+
+        preprocess: Any = parts.preprocess
+        assert isinstance(preprocess, Preprocessor)
+        return Parts(parts.engines, parts.router, see, parts.policy)
+
+    with open_model(folder, threads=1, instrument=watch) as model:
+        yield model
+
+
+def soak(args: argparse.Namespace) -> dict[str, Any]:
+    """All of it."""
+    this, stamps = psutil.Process(), []
+    used: list[tuple[float, set[str]]] = []
+    memory: list[tuple[float, float]] = []
+    too_young = 0
+    with ExitStack() as stack:
+        camera = Camera(free_port() if not args.port else args.port)
+        stack.callback(camera.close)
+        model = stack.enter_context(stamped_model(args.bundle, stamps))
+        sound = next(spec for spec in model.bundle.inputs if spec.kind == "audio")
+        url = f"http://127.0.0.1:{camera.port}/video.mjpg"
+        eyes = stack.enter_context(mla_edge.open_camera(url))
+        source = mla_edge.open_microphone(
+            "sim://digits", rate_hz=sound.rate_hz or 0, window_s=sound.window_s
+        )
+        ears = FaultyMicrophone(stack.enter_context(source))
+        faults = Faults(camera, ears, args.seed)
+        began_s = time.monotonic()
+        counts: list[tuple[float, int, int]] = []
+        faults.start()
+        next_s = 0.0
+        for prediction in mla_edge.run(model, eyes, ears, duration_s=args.minutes * 60):
+            now_s = prediction.decision_time_s
+            used.append((now_s, set(prediction.capture_time_s)))
+            if stamps:
+                true_ms = (now_s - stamps[0]) * 1e3
+                said_ms = prediction.ages_ms["image"]
+                too_young += said_ms + TRANSPORT_MS < true_ms
+            if now_s >= next_s:
+                next_s = now_s + 5
+                memory.append((now_s - began_s, this.memory_info().rss / 1e6))
+                counts.append((now_s - began_s, this.num_threads(), this.num_fds()))
+        faults.stop()
+    return report(args, faults.made, used, memory, counts, too_young)
+
+
+def report(
+    args: argparse.Namespace,
+    made: list[tuple[str, str, float, float]],
+    used: list[tuple[float, set[str]]],
+    memory: list[tuple[float, float]],
+    counts: list[tuple[float, int, int]],
+    too_young: int,
+) -> dict[str, Any]:
+    """What came of it."""
+    inputs = {"camera": "image", "microphone": "audio"}
+    waits: dict[str, list[float]] = {"camera": [], "microphone": []}
+    missed = 0
+    last_s = used[-1][0] if used else 0.0
+    for what, _, _, ended_s in made:
+        back = [at for at, names in used if at >= ended_s and inputs[what] in names]
+        if back:
+            waits[what].append(back[0] - ended_s)
+        missed += not back and last_s - ended_s > BACK_S[what]
+    late = sum(wait > BACK_S[what] for what, found in waits.items() for wait in found)
+    steady = [(at, mb) for at, mb in memory if at > args.minutes * 60 * WARM_UP]
+    times, sizes = np.array(steady).T if len(steady) > 2 else (np.zeros(2), np.zeros(2))
+    slope = float(np.polyfit(times, sizes, 1)[0]) * 3600 if len(steady) > 2 else float("nan")
+    settled = [row for row in counts if row[0] > args.minutes * 60 * WARM_UP] or counts
+    gaps = np.diff([at for at, _ in used]) if len(used) > 1 else np.zeros(1)
+    return {
+        "minutes": args.minutes,
+        "seed": args.seed,
+        "decisions": len(used),
+        "faults": len(made),
+        "never_back": missed,
+        "back_later_than_expected": late,
+        "back_s": {
+            what: {"median": round(float(np.median(found)), 2), "max": round(max(found), 2)}
+            for what, found in waits.items()
+            if found
+        },
+        "longest_without_decision_s": round(float(gaps.max()), 2),
+        "ages_understated": too_young,
+        "memory_mb": [round(memory[0][1], 1), round(memory[-1][1], 1)],
+        "memory_growth_mb_an_hour": round(slope, 2),
+        "threads": [min(r[1] for r in settled), max(r[1] for r in settled)],
+        "open_files": [min(r[2] for r in settled), max(r[2] for r in settled)],
+    }
+
+
+def main() -> int:
+    """Soak, and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--port", type=int, default=0, help="of the camera; 0: a free one")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    result = soak(args)
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        for name, value in result.items():
+            print(f"{name}: {value}")
+    failed = result["never_back"] or result["ages_understated"]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
