@@ -78,7 +78,7 @@ def make_base(data: DigitsData, speaker: str, path: Path) -> None:
             network.encoders["image"].load_state_dict(seeing)
     trainer.run()
     about = {"without": speaker, "seconds": f"{time.monotonic() - began:.0f}"}
-    save_weights(trainer.full, trainer.lite, path, about)
+    save_weights(trainer.networks, path, about)
 
 
 def takes_of(data: DigitsData, *splits: str) -> Takes:
@@ -141,7 +141,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """The base, what it learns, and what came of it."""
     own, others = split_speakers(args.data, args.speaker)
     make_base(others, args.speaker, args.base)
-    network = replace(load_network("digits", weights=args.base), samples=samples_of(others))
+    network = load_network("digits", weights=args.base)
+    tiers = tuple(replace(part, student=None) for part in network.tiers)  # it was not trained
+    network = replace(network, tiers=tiers, samples=samples_of(others))
     rng = np.random.default_rng(args.seed)
     shown, rest = choose(takes_of(own, "train", "tune", "test"), args.examples, rng)
     known = takes_of(others, "test")

@@ -26,14 +26,14 @@ import numpy as np
 import torch
 
 from mla_edge.errors import ConfigError, MlaEdgeError
-from mla_edge.exporter.agreement import sensitivity
 from mla_edge.exporter.calibration import load_calibration_spec, to_examples
+from mla_edge.exporter.calibrators import CALIBRATORS
+from mla_edge.exporter.layer_noise import noise_in_layers
 from mla_edge.exporter.layers import find_layers
 from mla_edge.exporter.onnx_graph import load_model, to_onnx
 from mla_edge.exporter.pipeline import ExportRequest, export
 from mla_edge.exporter.pruning import prune
 from mla_edge.exporter.quantization import calibrate, quantize
-from mla_edge.exporter.ranges import METHODS
 from mla_edge.exporter.runs import machine, open_engines, run_tiers, time_runs
 from mla_edge.exporter.steps import StepEvent
 from mla_edge.networks import load_network
@@ -153,16 +153,17 @@ def try_ways(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     graph = to_onnx(network, network.tiers[0], folder / "float.onnx", opset=OPSET).path
     (logits,) = run_graph(graph, tests).values()
     answers, sure = logits.argmax(1), softmax(logits).max(1) >= SURE
-    ranges = {method: calibrate(graph, feeds, method=method) for method in METHODS}
+    ranges = {method: calibrate(graph, feeds, method=method) for method in CALIBRATORS}
     layers = [layer.node.name for layer in find_layers(load_model(graph))]
     int8 = folder / "int8.onnx"
     rows: dict[str, Any] = {}
     for name, style in FORMS.items():
         if not style:
             continue
-        ways = [(method, method, []) for method in METHODS]
+        ways = [(method, method, []) for method in CALIBRATORS]
         quantize(graph, int8, ranges["mse"], style=style, int8_weights=True)
-        worst = [layer for layer, _ in sensitivity(graph, int8, feeds[:LOOK])]
+        noise = noise_in_layers(graph, int8, feeds[:LOOK])
+        worst = sorted(noise, key=lambda name: noise[name][0] - noise[name][1])
         ways.append(("mse, first and last layer float", "mse", [layers[0], layers[-1]]))
         ways += [(f"mse, {n} worst layers float", "mse", worst[:n]) for n in (8, 16)]
         for way, method, kept in ways:

@@ -47,7 +47,7 @@ def test_any_folder_of_the_form_is_measured_in_every_row(digits, capsys):
     assert len(rows) == 23
     assert shown["samples"] == 10
     for row in rows.values():
-        assert list(row) == ["float", "lite float"]
+        assert list(row) == ["float", "student float", "lite float"]
         assert all(0 <= percent <= 100 for percent in row.values())
     assert rows["none, both"]["float"] >= 60  # a trained network, on scenes that are real
 
@@ -56,7 +56,7 @@ def test_one_row_is_that_of_the_whole_table(digits, capsys):
     words = ("--float-only", "--samples", "10")
     assert digits(*words, "--only", "none, camera", "--only", "camera, clear") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| condition | float | lite float |"
+    assert lines[0] == "| condition | float | student float | lite float |"
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "none, camera",
         "camera, clear",
