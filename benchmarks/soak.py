@@ -37,6 +37,7 @@ from mla_edge.signals import Sample, Sound, Tensors
 
 BACK_S = {"camera": 1.5, "microphone": 0.5}  # its retries, opening it, and a busy machine
 SEEN, HEARD = ("killed", "stalled"), ("lost", "silent driver", "not finite")
+MOST_A_SECOND = 60  # decisions
 WARM_UP = 0.25  # of the time; what is allocated until then is not growth
 TRANSPORT_MS = 150.0  # from the drawn stamp over HTTP to the decoded picture, on a busy machine
 
@@ -158,7 +159,10 @@ def stamped_model(folder: Path, stamps: list[float]) -> Iterator[FusedModel]:
 def soak(args: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
     this, stamps = psutil.Process(), []
-    used: list[tuple[float, set[str]]] = []
+    # Written to in place: what this program keeps must not look like a leak of the runtime's.
+    most = round(args.minutes * 60 * MOST_A_SECOND)
+    used = {name: np.full(most, -1.0) for name in ("at", "image", "audio")}
+    number = 0
     memory: list[tuple[float, float]] = []
     too_young = 0
     with ExitStack() as stack:
@@ -179,7 +183,11 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
         next_s = 0.0
         for prediction in mla_edge.run(model, eyes, ears, duration_s=args.minutes * 60):
             now_s = prediction.decision_time_s
-            used.append((now_s, set(prediction.capture_time_s)))
+            if number < most:
+                used["at"][number] = now_s
+                for name in prediction.capture_time_s:
+                    used[name][number] = now_s
+                number += 1
             if stamps:
                 true_ms = (now_s - stamps[0]) * 1e3
                 said_ms = prediction.ages_ms["image"]
@@ -189,13 +197,14 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
                 memory.append((now_s - began_s, this.memory_info().rss / 1e6))
                 counts.append((now_s - began_s, this.num_threads(), this.num_fds()))
         faults.stop()
-    return report(args, faults.made, used, memory, counts, too_young)
+    kept = {name: values[:number] for name, values in used.items()}
+    return report(args, faults.made, kept, memory, counts, too_young)
 
 
 def report(
     args: argparse.Namespace,
     made: list[tuple[str, str, float, float]],
-    used: list[tuple[float, set[str]]],
+    used: dict[str, np.ndarray],
     memory: list[tuple[float, float]],
     counts: list[tuple[float, int, int]],
     too_young: int,
@@ -204,22 +213,23 @@ def report(
     inputs = {"camera": "image", "microphone": "audio"}
     waits: dict[str, list[float]] = {"camera": [], "microphone": []}
     missed = 0
-    last_s = used[-1][0] if used else 0.0
+    last_s = float(used["at"].max(initial=0.0))
     for what, _, _, ended_s in made:
-        back = [at for at, names in used if at >= ended_s and inputs[what] in names]
-        if back:
-            waits[what].append(back[0] - ended_s)
-        missed += not back and last_s - ended_s > BACK_S[what]
+        times = used[inputs[what]]
+        back = times[times >= ended_s]
+        if len(back):
+            waits[what].append(float(back[0]) - ended_s)
+        missed += not len(back) and last_s - ended_s > BACK_S[what]
     late = sum(wait > BACK_S[what] for what, found in waits.items() for wait in found)
     steady = [(at, mb) for at, mb in memory if at > args.minutes * 60 * WARM_UP]
     times, sizes = np.array(steady).T if len(steady) > 2 else (np.zeros(2), np.zeros(2))
     slope = float(np.polyfit(times, sizes, 1)[0]) * 3600 if len(steady) > 2 else float("nan")
     settled = [row for row in counts if row[0] > args.minutes * 60 * WARM_UP] or counts
-    gaps = np.diff([at for at, _ in used]) if len(used) > 1 else np.zeros(1)
+    gaps = np.diff(used["at"]) if len(used["at"]) > 1 else np.zeros(1)
     return {
         "minutes": args.minutes,
         "seed": args.seed,
-        "decisions": len(used),
+        "decisions": len(used["at"]),
         "faults": len(made),
         "never_back": missed,
         "back_later_than_expected": late,
