@@ -37,7 +37,7 @@ def adapt(
         Optional[int],
         typer.Option(min=1, help="Of the adapters; default: the highest that 2 % allow."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of learning, for each tier.")] = 150,
+    steps: Annotated[int, typer.Option(min=1, help="Of learning, for each tier.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     held_out_share: Annotated[
         float,

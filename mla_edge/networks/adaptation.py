@@ -46,7 +46,7 @@ OnStep = Callable[[int, float], None]
 class AdaptationPlan:
     """How long to learn, and how much at a time."""
 
-    steps: int = 150
+    steps: int = 200
     rank: int | None = None  # None: the highest that fits
     rate: float = 4e-3
     examples: int = 24  # a step, of the user's
