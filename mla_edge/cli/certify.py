@@ -3,27 +3,38 @@
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import typer
 from typing_extensions import Annotated
 
 from mla_edge.cli.interrupts import Interrupts
-from mla_edge.errors import AccuracyGateError
+from mla_edge.errors import AccuracyGateError, ConfigError
 
 if TYPE_CHECKING:
-    from mla_edge.runtime.certification import ModeOutcome, Outcome
+    from mla_edge.runtime.certification import ModeOutcome, Moments, Outcome
 
 EPSILON = 0.01
+_TABLE = "labels.csv"
+_OWN_DATA = ("mnist.npz", "grid.json")  # in the folders that the built-in networks train on
 _TOLD_EVERY = 50  # samples, on a terminal
 
 
 def certify(
     bundle: Annotated[Path, typer.Argument(help="The folder that export wrote.")],
     recording: Annotated[
-        Path, typer.Option(help="Moments with their classes (.npz) that chose nothing before.")
-    ],
+        Optional[Path],
+        typer.Option(help="Moments with their classes (.npz) that chose nothing before."),
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Or a folder of them: labels.csv, image/ and audio/; or the one that digits "
+            "or commands is trained on, of which what was held back is used."
+        ),
+    ] = None,
     epsilon: Annotated[
         Optional[List[float]],
         typer.Option(
@@ -60,7 +71,7 @@ def certify(
     with Interrupts() as interrupts:
         outcome = certify_bundle(
             bundle,
-            recording,
+            _choose(recording, data),
             epsilon=epsilons,
             delta=delta,
             again=again,
@@ -84,10 +95,29 @@ def certify(
         json.dumps({"ok": True, **shown}) if as_json else "\n".join(_words(outcome, dry_run))
     )
     if not outcome.told_units:
-        typer.echo(
-            "the recording has no 'units': every row was taken as independent of all others",
-            err=True,
+        column = (
+            "the recording has no 'units'" if data is None else "there is no column 'group'"
         )
+        typer.echo(f"{column}: every row was taken as independent of all others", err=True)
+
+
+def _choose(recording: Optional[Path], data: Optional[Path]) -> "Union[Path, Moments]":
+    """Where the moments come from; of a folder without a table, from its network's code."""
+    if (recording is None) == (data is None):
+        raise ConfigError(
+            "certify takes its moments from one place",
+            hint="give --recording FILE.npz, or --data DIR",
+        )
+    if recording is not None:
+        return recording
+    assert data is not None
+    if not data.is_dir():
+        raise ConfigError(f"{data}: no such folder", hint="give --data a folder")
+    if (data / _TABLE).exists() or not any((data / name).exists() for name in _OWN_DATA):
+        return data
+    from mla_edge.networks.unseen import unseen_moments  # needs PyTorch
+
+    return partial(unseen_moments, data)
 
 
 def _tell_progress(mode: str, done: int, of: int) -> None:
@@ -133,14 +163,15 @@ def _words(outcome: "Outcome", dry_run: bool = False) -> List[str]:
         if each.certificate is not None:
             lines.append(f"{each.mode}: certified: {each.certificate.claim(each.mode)}")
         for tried in each.rungs:
-            name = each.mode
-            if len(each.rungs) > 1:
-                name += f", epsilon {tried.epsilon:g}"
+            is_ladder = len(each.rungs) > 1
+            name = each.mode + (f", epsilon {tried.epsilon:g}" if is_ladder else "")
             rung = tried.rung
             if rung is not None:
+                at = f"epsilon {tried.epsilon:g}: " if is_ladder else ""
                 lines.append(
-                    f"  lite is kept from {rung.threshold:.4f} on, in {rung.kept:.1%} of the "
-                    f"units; {rung.losses} of {each.units} were lost, p = {rung.p_value:.2g}"
+                    f"  {at}lite is kept from {rung.threshold:.4f} on, in {rung.kept:.1%} "
+                    f"of the units; {rung.losses} of {each.units} were lost, "
+                    f"p = {rung.p_value:.2g}"
                 )
             elif dry_run and not tried.why:
                 lines.append(

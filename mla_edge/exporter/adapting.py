@@ -15,6 +15,7 @@ from mla_edge.errors import AccuracyGateError, ConfigError
 from mla_edge.exporter.fingerprints import weights_file
 from mla_edge.exporter.sampling import draw_samples
 from mla_edge.exporter.steps import OnStep, StepEvent, Steps
+from mla_edge.labelled_folder import LabelledFolder, read_folder, split_rows
 from mla_edge.networks import Network, load_network
 from mla_edge.networks.adaptation import (
     AdaptationPlan,
@@ -25,10 +26,10 @@ from mla_edge.networks.adaptation import (
     tensors_of,
 )
 from mla_edge.networks.checkpoint import check_output, save_tiers
-from mla_edge.networks.labelled_folder import LabelledFolder, read_folder, split_rows
 from mla_edge.signals import Sample
 
 REMEMBERED = 512  # samples that the network was made for, to distil on; half for the last tier
+FEWEST = 2  # examples of a class: one to learn from, one to measure with
 MEASURED = 200  # others of them, to say what was forgotten
 
 
@@ -160,7 +161,7 @@ def adapt_network(network: Network, request: AdaptRequest, steps: Steps) -> Adap
     plan = request.plan
     network = dataclasses.replace(network, tiers=network.learners)
     with steps.step("read_folder"):
-        folder = read_folder(request.folder, network.inputs, network.labels)
+        folder = read_folder(request.folder, network.inputs, network.labels, fewest=FEWEST)
         learned, held = split_rows(folder.rows, request.held_out_share, plan.seed)
         steps.note(f"{len(learned)} examples to learn from, {len(held)} held out")
     check_batches(network, learned[0].sample)

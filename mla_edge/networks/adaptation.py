@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mla_edge.errors import ConfigError
+from mla_edge.labelled_folder import Row
 from mla_edge.networks.example_wear import worn
-from mla_edge.networks.labelled_folder import Row
 from mla_edge.networks.lora import (
     LINEAR,
     LINEAR_AND_CONVOLUTIONS,

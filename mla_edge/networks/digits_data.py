@@ -112,13 +112,8 @@ class DigitsMaker:
 
     def worn_picture(self, rng: np.random.Generator, digit: int | None) -> np.ndarray:
         """As ``picture``, sometimes blurred or half covered."""
-        picture = self.picture(rng, digit, level=float(rng.uniform(0.1, 1)))
-        wear = rng.random()
-        if wear < 0.12:
-            return degrade(picture, rng, blur_px=float(rng.uniform(0.5, 3)))
-        if wear < 0.24:
-            return degrade(picture, rng, occlude=float(rng.uniform(0.1, 0.55)))
-        return picture
+        level = float(rng.uniform(0.1, 1))
+        return worn_card(rng, self.ink(rng, digit), level)
 
     def word(self, rng: np.random.Generator, digit: int) -> np.ndarray:
         """A recording of ``digit``, as it is, float32 in [-1, 1] at 8 kHz."""
@@ -172,6 +167,17 @@ class DigitsMaker:
         if digit is None and rng.random() < 0.15:
             sound *= 1e-3  # a muted or dead-quiet microphone
         return np.clip(sound, -1, 1)
+
+
+def worn_card(rng: np.random.Generator, ink: np.ndarray | None, level: float) -> np.ndarray:
+    """A scene [128, 128, 3] uint8 with ``ink`` on a card, sometimes blurred or half covered."""
+    picture = compose(rng, ink, SIZE, SIZE, level=level)
+    wear = rng.random()
+    if wear < 0.12:
+        return degrade(picture, rng, blur_px=float(rng.uniform(0.5, 3)))
+    if wear < 0.24:
+        return degrade(picture, rng, occlude=float(rng.uniform(0.1, 0.55)))
+    return picture
 
 
 def place(word: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -88,12 +88,12 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
 ) -> Outcome:
     """Certify each mode of the bundle on moments whose class is known, and write that into it.
 
-    ``data`` is a recording (``.npz``), or a function that gives moments for a bundle. In a mode
-    that holds, the boldest threshold that passed replaces the one chosen at export. One that
-    does not hold stays as it is. Of several ``epsilon`` each makes a rung, by its part of
-    delta. Data with too few units is not looked at, so it is not used up. ConfigError: the data
-    does not fit, was used before (``again`` allows it; the claim is then of all attempts
-    together), or the bundle has not two tiers.
+    ``data`` is a recording (``.npz``), a folder with a ``labels.csv`` (``labelled_folder``), or
+    a function that gives moments for a bundle. In a mode that holds, the boldest threshold that
+    passed replaces the one chosen at export. One that does not hold stays as it is. Of several
+    ``epsilon`` each makes a rung, by its part of delta. Data with too few units is not looked
+    at, so it is not used up. ConfigError: the data does not fit, was used before (``again``
+    allows it; the claim is then of all attempts together), or the bundle has not two tiers.
     """
     bundle = Bundle.read(folder)
     check_tiers(bundle)
@@ -250,7 +250,14 @@ def hear(  # noqa: PLR0913 - who listens to whom, on what
 
 
 def _file(path: Path) -> Moments:
-    return lambda bundle: read_recording(path, bundle.inputs, bundle.labels)
+    def read(bundle: Bundle) -> Recording:
+        if not path.is_dir():
+            return read_recording(path, bundle.inputs, bundle.labels)
+        from mla_edge.labelled_folder import read_folder, to_recording  # needs OpenCV and soxr
+
+        return to_recording(read_folder(path, bundle.inputs, bundle.labels))
+
+    return read
 
 
 def _in_order(epsilons: Sequence[float]) -> list[float]:

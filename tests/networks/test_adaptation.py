@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mla_edge.errors import ConfigError
+from mla_edge.labelled_folder import Row
 from mla_edge.networks import Network, TierNetwork
 from mla_edge.networks.adaptation import (
     MOST_TRAINABLE,
@@ -19,7 +20,6 @@ from mla_edge.networks.adaptation import (
 )
 from mla_edge.networks.digits import digits
 from mla_edge.networks.example_wear import worn
-from mla_edge.networks.labelled_folder import Row
 from mla_edge.networks.lora import (
     ADAPTED,
     LINEAR_AND_CONVOLUTIONS,

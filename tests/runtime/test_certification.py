@@ -25,6 +25,7 @@ from mla_edge.certificate import read_certificate
 from mla_edge.certify import binomial_cdf, fewest_units
 from mla_edge.cli import app
 from mla_edge.errors import BundleError, ConfigError
+from mla_edge.pictures import pack
 from mla_edge.recordings import read_recording
 from mla_edge.runtime.certification import certify_bundle
 
@@ -242,6 +243,58 @@ def test_samples_of_one_unit_count_once(small_bundle, tmp_path):
     assert "every row was taken" not in done.stderr
     assert read_certificate(Bundle.read(small_bundle.folder)) is None
     assert certify_bundle(small_bundle.folder, data).modes[1].certificate.units == 300
+
+
+def examples(folder, count=60, groups=()):
+    """A labelled folder of plain colours."""
+    (folder / "image").mkdir(parents=True)
+    lines = ["id,label,group" if groups else "id,label"]
+    for row in range(count):
+        colour = NAMES[row % 3]
+        picture = np.full((20, 20, 3), COLOURS[colour], np.uint8)
+        (folder / "image" / f"{row}.png").write_bytes(pack(picture, "png"))
+        lines.append(f"{row},{colour}" + (f",{groups[row % len(groups)]}" if groups else ""))
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_folder_of_examples_certifies_and_says_what_it_took_for_units(small_bundle, tmp_path):
+    mine = examples(tmp_path / "mine")
+    done = call("certify", small_bundle.folder, "--data", mine, "--epsilon", 0.05)
+    assert done.exit_code == 0, done.stderr
+    assert "image: certified: with probability at least 0.95 over the 60 units" in done.stdout
+    assert "there is no column 'group': every row was taken as independent" in done.stderr
+    again = call("certify", small_bundle.folder, "--data", mine, "--epsilon", 0.06)
+    assert again.exit_code == 2
+    assert "certified this bundle before" in again.stderr
+
+
+def test_the_rows_of_a_group_are_one_unit(small_bundle, tmp_path):
+    mine = examples(tmp_path / "mine", 60, groups=("anna", "ben", "eve", "kim"))
+    words = ("--data", mine, "--epsilon", 0.05, "--dry-run", "--json")
+    told = call("certify", small_bundle.folder, *words)
+    assert json.loads(told.stdout)["modes"]["image"]["units"] == 4
+    assert "every row" not in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "certify takes its moments from one place"),
+        (
+            ("--data", "here", "--recording", "x.npz"),
+            "certify takes its moments from one place",
+        ),
+        (("--data", "gone"), "gone: no such folder"),
+        (("--data", "here"), "labels.csv: no such file"),
+    ],
+)
+def test_without_moments_it_says_what_to_give(small_bundle, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    done = call("certify", small_bundle.folder, *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
 
 
 def test_another_engine_graph_or_preprocessing_voids_it(small_bundle, tmp_path, monkeypatch):

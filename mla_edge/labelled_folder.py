@@ -22,11 +22,11 @@ from mla_edge.bundle import sha256_of
 from mla_edge.errors import CaptureError, ConfigError, InferenceError
 from mla_edge.pictures import unpack
 from mla_edge.preprocess import Preprocessor, resample
+from mla_edge.recordings import Recording
 from mla_edge.signals import Frame, InputSpec, Sample, Signal, Sound
 from mla_edge.wav import WavFile
 
 TABLE = "labels.csv"
-FEWEST = 2  # examples of a class: one to learn from, one to measure with
 SUFFIXES = {"image": (".png", ".jpg", ".jpeg"), "audio": (".wav",)}
 _COLUMNS = ("id", "label", "group")
 
@@ -52,20 +52,20 @@ class LabelledFolder:
 
 
 def read_folder(
-    folder: Path, inputs: Sequence[InputSpec], labels: Sequence[str]
+    folder: Path, inputs: Sequence[InputSpec], labels: Sequence[str], *, fewest: int = 1
 ) -> LabelledFolder:
     """Read and check every row of ``folder`` for a network of ``inputs`` and ``labels``.
 
     Pictures are cropped and resized, and sounds resampled, as the runtime does it; of a sound
     that is longer than the input the loudest stretch is taken. ConfigError names the row that
-    is wrong, or the class that has too few.
+    is wrong, or the class that has less than ``fewest``.
     """
     specs = [spec for spec in inputs if spec.kind in SUFFIXES]
     if not specs:
         raise ConfigError(
             f"none of the network's inputs is a picture or a sound: "
             f"{', '.join(f'{s.name} ({s.kind})' for s in inputs)}",
-            hint="fine-tune it with its own training",
+            hint="train it by its own training, and certify it on a recording (.npz)",
         )
     table = folder / TABLE
     digest = hashlib.sha256(_hash(table))
@@ -94,7 +94,7 @@ def read_folder(
         signals = {spec.name: _read(spec, files[spec.name], label, here)
                    for spec in specs if spec.name in files}  # fmt: skip
         rows.append(Row(line, name, label, group, Sample(signals)))
-    _check_counts(table, rows)
+    _check_counts(table, rows, fewest)
     unnamed = tuple(
         path.relative_to(folder).as_posix()
         for spec in specs
@@ -102,6 +102,20 @@ def read_folder(
         if path.is_file() and path not in used
     )
     return LabelledFolder(tuple(rows), unnamed, digest.hexdigest())
+
+
+def to_recording(folder: LabelledFolder) -> Recording:
+    """The rows as moments whose class is known; those of a group are one unit."""
+    groups = [row.group for row in folder.rows]
+    told = any(groups)
+    units = np.unique(groups, return_inverse=True)[1] if told else np.arange(len(groups))
+    return Recording(
+        tuple(row.sample for row in folder.rows),
+        tuple(row.label for row in folder.rows),
+        units,
+        told,
+        folder.sha256,
+    )
 
 
 def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -245,13 +259,13 @@ def _loudest(samples: np.ndarray, window: int) -> np.ndarray:
     return samples[start : start + window]
 
 
-def _check_counts(table: Path, rows: Sequence[Row]) -> None:
+def _check_counts(table: Path, rows: Sequence[Row], fewest: int) -> None:
     if not rows:
         _refuse(f"{table}: has no rows", "one row an example")
     for label, count in sorted(Counter(row.label for row in rows).items()):
-        if count < FEWEST:
+        if count < fewest:
             _refuse(
-                f"{table}: the class {label!r} has {count} example, {FEWEST} are the least",
+                f"{table}: the class {label!r} has {count} example, {fewest} are the least",
                 "one to learn from and one to measure with: add some, or leave the class out",
             )
 
