@@ -29,7 +29,8 @@ from mla_edge.certify import (
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import Recording, read_recording
-from mla_edge.runtime.model import FusedModel, Parts, open_model
+from mla_edge.runtime.loading import Parts, open_model
+from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import Verdict, softmax
 from mla_edge.signals import Sample
 
@@ -179,6 +180,9 @@ class Listener:
     def skip(self, mode: str) -> str | None:
         """Nothing is skipped."""
         return None
+
+    def reset(self) -> None:
+        """It has no memory."""
 
     def judge(self, mode: str, logits: np.ndarray) -> Verdict:
         """Write down what ``logits`` [classes] say, and ask the full tier too."""
