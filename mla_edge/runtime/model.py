@@ -234,7 +234,7 @@ class FusedModel:
                 cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
             return tier, DEADLINE, cheap.probabilities
         if why is None:
-            why = cheap.why if cheap is not None else ESCALATED
+            why = (cheap.why if cheap is not None else "") or ESCALATED
         return last, why, softmax(self._logits(last, tensors, answers, clock))
 
     def _logits(
