@@ -46,7 +46,8 @@ from mla_edge.networks.digits_data import (
 from mla_edge.networks.sound_wear import add_noise
 from mla_edge.recordings import Recording
 from mla_edge.runtime.certification import Heard, Listener, hear
-from mla_edge.runtime.model import FusedModel, open_model
+from mla_edge.runtime.loading import open_model
+from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import CascadeRouter
 from mla_edge.signals import Frame, Sample, Signal, Sound
 from mla_edge.simulator.scene import compose, degrade

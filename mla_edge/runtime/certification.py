@@ -32,7 +32,8 @@ from mla_edge.certify import (
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import Recording, read_recording
-from mla_edge.runtime.model import FusedModel, Parts, open_model
+from mla_edge.runtime.loading import Parts, open_model
+from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import CascadeRouter, Router, Verdict
 from mla_edge.signals import Sample
 
@@ -216,6 +217,9 @@ class Listener:
     def skip(self, mode: str) -> str | None:
         """Nothing is skipped."""
         return None
+
+    def reset(self) -> None:
+        """It has no memory."""
 
     def judge(self, mode: str, logits: np.ndarray) -> Verdict:
         """Write down what the router says of ``logits`` [classes], and ask full too."""

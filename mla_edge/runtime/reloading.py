@@ -9,6 +9,7 @@ from typing import Callable
 
 from mla_edge.bundle import Bundle
 from mla_edge.errors import ConfigError, MlaEdgeError
+from mla_edge.runtime.auditing import Auditor
 from mla_edge.runtime.model import Clock, FusedModel
 from mla_edge.signals import Prediction, Sample
 
@@ -52,6 +53,11 @@ class ReloadingModel:
         return self._model.runs_on
 
     @property
+    def auditor(self) -> Auditor | None:
+        """What audits the model that decides, if anything does."""
+        return self._model.auditor
+
+    @property
     def shows(self) -> bool:
         """As ``FusedModel.shows``, of whichever model decides."""
         return self._model.shows
@@ -79,6 +85,10 @@ class ReloadingModel:
         if self._opened is not None:
             self._swap()
         return self._model.infer(sample, clock=clock)
+
+    def settle(self) -> None:
+        """As ``FusedModel.settle``."""
+        self._model.settle()
 
     def close(self) -> None:
         """Free the engines, also of a model that was being opened."""
