@@ -22,6 +22,8 @@ from mla_edge.errors import BundleError
 from mla_edge.machine_files import read
 
 FOLDER = "certificates"
+SESSIONS = "sessions"
+"""What an attempt calls the policy as a whole, beside modes."""
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
@@ -72,6 +74,40 @@ class ModeCertificate:
 
 
 @dataclass(frozen=True)
+class SessionCertificate:
+    """What is claimed of whole sessions of the policy with its memory, as it runs."""
+
+    epsilon: float
+    delta: float  # of all attempts on this data together
+    sessions: int
+    decisions: int  # in all of them
+    reuse_ms: float  # for so long a decision may be used again while nothing changes; 0: never
+    p_value: float
+    mean_loss: float
+    labelled: bool  # False: every decision that is not full's was counted as lost
+    data_sha256: str
+    made: str  # ISO 8601, UTC
+
+    def claim(self) -> str:
+        """The claim, in one sentence."""
+        lost = (
+            "wrong where the full tier's is right"
+            if self.labelled
+            else "others than the full tier's"
+        )
+        reuse = (
+            f"with decisions reused for up to {self.reuse_ms:g} ms"
+            if self.reuse_ms
+            else "without reuse of decisions"
+        )
+        return (
+            f"with probability at least {1 - self.delta:.4g} over the {self.sessions} sessions "
+            f"that certified it, on average at most {self.epsilon:.4g} of the decisions of a "
+            f"session are {lost}, {reuse}, for sessions exchangeable with those"
+        )
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One look at certification data, whatever came of it."""
 
@@ -79,8 +115,13 @@ class Attempt:
     epsilon: float
     delta: float
     made: str  # ISO 8601, UTC
-    certified: tuple[str, ...]  # modes
+    certified: tuple[str, ...]  # modes, or SESSIONS
     failed: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()  # sha256 of what may come again in other data: sessions
+
+    def looked_at(self, hashes: set[str]) -> bool:
+        """Whether any data of ``hashes`` was in it."""
+        return not hashes.isdisjoint((self.data_sha256, *self.parts))
 
 
 @dataclass(frozen=True)
@@ -107,6 +148,7 @@ class Certificate:
     identity: Identity
     modes: Mapping[str, ModeCertificate] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
+    sessions: SessionCertificate | None = None
     id: str = ""  # the first letters of its sha256, where it is in a bundle
 
     def apply(self, policy: RouterPolicy) -> RouterPolicy:
@@ -150,10 +192,12 @@ def read_certificate(bundle: Bundle) -> Certificate | None:
                         **row,
                         "certified": tuple(row["certified"]),
                         "failed": tuple(row["failed"]),
+                        "parts": tuple(row.get("parts", ())),
                     }
                 )
                 for row in found["attempts"]
             ),
+            _checked_sessions(found.get("sessions")),
             id=path.stem,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -165,7 +209,7 @@ def read_certificate(bundle: Bundle) -> Certificate | None:
 
 def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
     """Put ``certificate`` in the place of the one in ``bundle``: a reader sees one of them."""
-    content = {
+    content: dict[str, Any] = {
         "identity": dataclasses.asdict(certificate.identity),
         "modes": {
             mode: {**dataclasses.asdict(each), "claim": each.claim(mode)}
@@ -173,6 +217,9 @@ def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
         },
         "attempts": [dataclasses.asdict(attempt) for attempt in certificate.attempts],
     }
+    sessions = certificate.sessions
+    if sessions is not None:
+        content["sessions"] = {**dataclasses.asdict(sessions), "claim": sessions.claim()}
     data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
     sha256 = hashlib.sha256(data).hexdigest()
     name, old = f"{FOLDER}/{sha256[:12]}.json", _name(bundle)
@@ -208,6 +255,16 @@ def _checked(values: Mapping[str, Any]) -> ModeCertificate:
     # Written before there were ladders: its one threshold is a rung.
     only = Rung(made.epsilon, made.threshold, made.losses, made.p_value, made.kept, 1.0)
     return dataclasses.replace(made, rungs=(only,))
+
+
+def _checked_sessions(values: Mapping[str, Any] | None) -> SessionCertificate | None:
+    if values is None:
+        return None
+    known = {each.name for each in dataclasses.fields(SessionCertificate)}
+    made = SessionCertificate(**{k: value for k, value in values.items() if k in known})
+    if not (math.isfinite(made.reuse_ms) and made.reuse_ms >= 0):
+        raise ValueError(f"reuse_ms is {made.reuse_ms}")
+    return made
 
 
 def _whole_name(engine: str) -> str:

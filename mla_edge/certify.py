@@ -25,6 +25,7 @@ THRESHOLDS = tuple(1.0 - float(miss) for miss in np.geomspace(1e-4, 0.75, 64))
 """Of a confidence, from careful to bold: fixed here, so that no data has a say in them."""
 
 _EXACT = 1e-9
+_RUNS, _RUNS_AT_ONCE = 10, 40  # of a simulation
 _BETS = (0.05, 0.1, 0.2, 0.4, 0.8)  # of what a monitor may stake at most
 
 
@@ -91,14 +92,20 @@ def betting_p_value(losses: np.ndarray, epsilon: float, delta: float) -> float:
         raise ConfigError(f"losses are {list(values.shape)}", hint="give one for each unit")
     if not ((values >= 0) & (values <= 1)).all():
         raise ConfigError("a loss is not between 0 and 1", hint="give each unit's share lost")
-    seen = np.arange(1, len(values) + 1)
-    means = (0.5 + np.cumsum(values)) / (seen + 1)
-    spreads = (0.25 + np.cumsum((values - means) ** 2)) / (seen + 1)
-    before = np.concatenate([[0.25], spreads[:-1]])
-    bets = np.sqrt(2 * math.log(1 / delta) / (len(values) * before))
+    return float(_p_values(values[None], epsilon, delta)[0])
+
+
+def _p_values(losses: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
+    """As ``betting_p_value``, of each row of losses [runs, units]."""
+    count = losses.shape[1]
+    seen = np.arange(1, count + 1)
+    means = (0.5 + np.cumsum(losses, axis=1)) / (seen + 1)
+    spreads = (0.25 + np.cumsum((losses - means) ** 2, axis=1)) / (seen + 1)
+    before = np.concatenate([np.full((len(losses), 1), 0.25), spreads[:, :-1]], axis=1)
+    bets = np.sqrt(2 * math.log(1 / delta) / (count * before))
     bets = np.minimum(bets, 0.999 / (1 - epsilon))
-    capital = np.cumsum(np.log1p(-bets * (values - epsilon)))
-    return float(min(1.0, math.exp(-max(0.0, float(capital.max())))))
+    capital = np.cumsum(np.log1p(-bets * (losses - epsilon)), axis=1)
+    return np.asarray(np.exp(-np.maximum(capital.max(axis=1), 0.0)))
 
 
 def last_passing(p_values: Sequence[float], delta: float) -> int | None:
@@ -200,6 +207,49 @@ def units_needed(
         if binomial_cdf(allowed, units, regret) >= power:
             return units
         allowed += 1
+
+
+def fewest_sessions(epsilon: float, delta: float) -> int:
+    """The fewest sessions that can pass at all: when none of them loses anything."""
+    sessions = fewest_units(epsilon, delta)
+    while betting_p_value(np.zeros(sessions), epsilon, delta) > delta:
+        sessions += 1
+    return sessions
+
+
+def sessions_needed(epsilon: float, delta: float, *, loss: float, power: float = POWER) -> int:
+    """About how many sessions pass with chance ``power``, if a share ``loss`` of them is lost.
+
+    Simulated: sessions are lost as a whole, which is the worst that a mean of ``loss`` can be.
+    ConfigError where it is not below epsilon: no number is enough.
+    """
+    low = fewest_sessions(epsilon, delta)
+    if not 0 <= loss < epsilon:
+        raise ConfigError(
+            f"a loss of {loss:g} cannot be certified at epsilon {epsilon:g}",
+            hint="take a larger epsilon, or a policy that loses less",
+        )
+
+    def is_enough(sessions: int) -> bool:
+        rng = np.random.default_rng(0)
+        passed = 0
+        for _ in range(_RUNS):
+            lost = rng.random((_RUNS_AT_ONCE, sessions)) < loss
+            passed += int((_p_values(lost.astype(float), epsilon, delta) <= delta).sum())
+        return passed >= power * _RUNS * _RUNS_AT_ONCE
+
+    if is_enough(low):
+        return low
+    high = 2 * low
+    while not is_enough(high):
+        low, high = high, 2 * high
+    while high - low > max(1, high // 200):
+        middle = (low + high) // 2
+        if is_enough(middle):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 class Monitor:

@@ -137,7 +137,10 @@ def _claims(certificate: Optional[Certificate]) -> List[str]:
                 f"    at most {rung.epsilon:g}: from {rung.threshold:.4f} on, keeps "
                 f"{rung.kept:.1%}"
             )
-    if not certificate.modes:
+    sessions = certificate.sessions
+    if sessions is not None:
+        lines.append(f"  whole sessions: {sessions.claim()}")
+    if not certificate.modes and sessions is None:
         lines.append("  nothing was certified")
     return [*lines, f"  holds for {certificate.identity.engine}"]
 

@@ -15,10 +15,12 @@ from mla_edge.errors import AccuracyGateError, ConfigError
 
 if TYPE_CHECKING:
     from mla_edge.runtime.certification import ModeOutcome, Moments, Outcome
+    from mla_edge.runtime.session_certification import SessionOutcome
 
 EPSILON = 0.01
 _TABLE = "labels.csv"
 _OWN_DATA = ("mnist.npz", "grid.json")  # in the folders that the built-in networks train on
+_AGAIN = "this was attempt {} on this data; its claim counts all"
 _TOLD_EVERY = 50  # samples, on a terminal
 
 
@@ -26,7 +28,10 @@ def certify(
     bundle: Annotated[Path, typer.Argument(help="The folder that export wrote.")],
     recording: Annotated[
         Optional[Path],
-        typer.Option(help="Moments with their classes (.npz) that chose nothing before."),
+        typer.Option(
+            help="Moments with their classes (.npz) that chose nothing before; or a folder of "
+            "what record wrote, a whole session each."
+        ),
     ] = None,
     data: Annotated[
         Optional[Path],
@@ -65,40 +70,95 @@ def certify(
     In each mode the boldest threshold that holds takes the place of the one chosen at export;
     `run` then says which decisions are covered.
     """
+    options: Dict[str, Any] = {
+        "delta": delta,
+        "again": again,
+        "dry_run": dry_run,
+        "engine": engine,
+        "threads": threads,
+        "on_progress": _tell_progress,
+    }
+    epsilons = epsilon or [EPSILON]
+    if recording is not None and data is None and _is_of_sessions(recording):
+        _certify_sessions(bundle, recording, epsilons, options, as_json)
+    else:
+        _certify_modes(bundle, _choose(recording, data), epsilons, options, as_json)
+
+
+def _certify_modes(
+    bundle: Path,
+    moments: "Union[Path, Moments]",
+    epsilons: List[float],
+    options: Dict[str, Any],
+    as_json: bool,
+) -> None:
     from mla_edge.runtime.certification import certify_bundle
 
-    epsilons = epsilon or [EPSILON]
     with Interrupts() as interrupts:
-        outcome = certify_bundle(
-            bundle,
-            _choose(recording, data),
-            epsilon=epsilons,
-            delta=delta,
-            again=again,
-            dry_run=dry_run,
-            engine=engine,
-            threads=threads,
-            on_progress=_tell_progress,
-        )
+        outcome = certify_bundle(bundle, moments, epsilon=epsilons, **options)
         interrupts.check()
     shown = _summary(outcome)
     certified = any(each.certificate for each in outcome.modes)
-    if not (certified or dry_run):
-        problem = AccuracyGateError(
-            f"{bundle}: no mode can be certified at epsilon {max(epsilons):g}, delta "
-            f"{delta:g}\n" + "\n".join(_words(outcome)),
-            hint="record more independent moments, or claim less: a larger --epsilon",
-        )
-        problem.details.update(shown)
-        raise problem
-    typer.echo(
-        json.dumps({"ok": True, **shown}) if as_json else "\n".join(_words(outcome, dry_run))
+    _tell(
+        f"{bundle}: no mode can be certified at epsilon {max(epsilons):g}, delta "
+        f"{options['delta']:g}",
+        shown,
+        _words(outcome, options["dry_run"]),
+        ok=certified or options["dry_run"],
+        as_json=as_json,
     )
     if not outcome.told_units:
-        column = (
-            "the recording has no 'units'" if data is None else "there is no column 'group'"
+        typer.echo(
+            "the data names no units (the array 'units', the column 'group'): every row was "
+            "taken as independent of all others",
+            err=True,
         )
-        typer.echo(f"{column}: every row was taken as independent of all others", err=True)
+
+
+def _certify_sessions(
+    bundle: Path,
+    recordings: Path,
+    epsilons: List[float],
+    options: Dict[str, Any],
+    as_json: bool,
+) -> None:
+    from mla_edge.runtime.session_certification import certify_sessions
+
+    if len(epsilons) > 1:
+        raise ConfigError(
+            f"{recordings}: sessions are certified at one epsilon, and there are "
+            f"{len(epsilons)}",
+            hint="a ladder is of moments (--data, or a recording .npz); give one here",
+        )
+    with Interrupts() as interrupts:
+        outcome = certify_sessions(bundle, recordings, epsilon=epsilons[0], **options)
+        interrupts.check()
+    _tell(
+        f"{bundle}: sessions cannot be certified at epsilon {epsilons[0]:g}, delta "
+        f"{options['delta']:g}",
+        _sessions(outcome),
+        _session_words(outcome),
+        ok=outcome.certificate is not None or options["dry_run"],
+        as_json=as_json,
+    )
+
+
+def _tell(
+    problem: str, shown: Dict[str, Any], words: List[str], *, ok: bool, as_json: bool
+) -> None:
+    """What came of it; AccuracyGateError where nothing holds."""
+    if not ok:
+        refused = AccuracyGateError(
+            problem + "\n" + "\n".join(words),
+            hint="record more, independent of one another, or claim less: a larger --epsilon",
+        )
+        refused.details.update(shown)
+        raise refused
+    typer.echo(json.dumps({"ok": True, **shown}) if as_json else "\n".join(words))
+
+
+def _is_of_sessions(recording: Path) -> bool:
+    return recording.is_dir() or recording.suffix == ".mcap"
 
 
 def _choose(recording: Optional[Path], data: Optional[Path]) -> "Union[Path, Moments]":
@@ -157,6 +217,44 @@ def _mode(outcome: "ModeOutcome") -> Dict[str, Any]:
     }
 
 
+def _sessions(outcome: "SessionOutcome") -> Dict[str, Any]:
+    held = outcome.certificate
+    return {
+        "bundle": str(outcome.bundle.folder),
+        "attempt": outcome.attempt,
+        "sessions": {
+            "certified": held is not None,
+            "sessions": outcome.sessions,
+            "sessions_needed": outcome.needed,
+            "why": outcome.why,
+            "mean_loss_by_reuse_ms": {f"{k:g}": v for k, v in outcome.mean_loss.items()},
+            **({"claim": held.claim(), **asdict(held)} if held is not None else {}),
+        },
+    }
+
+
+def _session_words(outcome: "SessionOutcome") -> List[str]:
+    held = outcome.certificate
+    if held is not None:
+        lines = [
+            f"sessions: certified: {held.claim()}",
+            f"  {held.mean_loss:.2%} of the decisions of a session were lost on average "
+            f"({held.decisions} decisions), p = {held.p_value:.2g}",
+        ]
+    elif outcome.why:
+        lines = [f"sessions: not certified: {outcome.why}"]
+    else:
+        lines = [
+            f"sessions: there are {outcome.sessions}; {outcome.needed} pass four times in five "
+            "if a quarter of epsilon is lost"
+        ]
+    for reuse_ms, loss in outcome.mean_loss.items():
+        lines.append(f"  reuse for up to {reuse_ms:g} ms: {loss:.2%} lost on average")
+    if outcome.attempt > 1:
+        lines.append(_AGAIN.format(outcome.attempt))
+    return lines
+
+
 def _words(outcome: "Outcome", dry_run: bool = False) -> List[str]:
     lines = []
     for each in outcome.modes:
@@ -180,6 +278,8 @@ def _words(outcome: "Outcome", dry_run: bool = False) -> List[str]:
                 )
             else:
                 lines.append(f"{name}: not certified: {tried.why}")
+    if outcome.voids_sessions:
+        lines.append("whole sessions were certified with other thresholds: do so again")
     if outcome.attempt > 1:
-        lines.append(f"this was attempt {outcome.attempt} on this data; its claim counts all")
+        lines.append(_AGAIN.format(outcome.attempt))
     return lines

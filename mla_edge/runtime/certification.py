@@ -15,6 +15,7 @@ from mla_edge.bundle import Bundle, RouterPolicy
 from mla_edge.certificate import (
     Attempt,
     Certificate,
+    Identity,
     ModeCertificate,
     Rung,
     identify,
@@ -73,6 +74,7 @@ class Outcome:
     modes: tuple[ModeOutcome, ...]
     attempt: int  # on this data; 0 where nothing was looked at
     told_units: bool
+    voids_sessions: bool = False  # they were certified with other thresholds
 
 
 def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
@@ -149,14 +151,38 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
             outcomes[mode] = ModeOutcome(mode, len(chosen), rungs, certificate)
     holds = {mode: o.certificate for mode, o in outcomes.items() if o.certificate is not None}
     failed = tuple(mode for mode in large if mode not in holds)
-    # What was certified for other graphs, or another engine, does not hold for these.
-    earlier = before.modes if before is not None and before.identity == identity else {}
-    attempts = (
-        *(before.attempts if before else ()),
-        Attempt(found.sha256, epsilons[-1], delta, made, tuple(holds), failed),
+    attempt = Attempt(found.sha256, epsilons[-1], delta, made, tuple(holds), failed)
+    earlier = continue_certificate(before, identity, attempt)
+    # Sessions were certified with the thresholds that there were.
+    moved = any(
+        mode not in earlier.modes or earlier.modes[mode].threshold != each.threshold
+        for mode, each in holds.items()
     )
-    written = write_certificate(bundle, Certificate(identity, {**earlier, **holds}, attempts))
-    return Outcome(written, tuple(outcomes.values()), len(spent) + 1, found.told_units)
+    changed = dataclasses.replace(
+        earlier,
+        modes={**earlier.modes, **holds},
+        sessions=None if moved else earlier.sessions,
+    )
+    return Outcome(
+        write_certificate(bundle, changed),
+        tuple(outcomes.values()),
+        len(spent) + 1,
+        found.told_units,
+        voids_sessions=moved and earlier.sessions is not None,
+    )
+
+
+def continue_certificate(
+    before: Certificate | None, identity: Identity, attempt: Attempt
+) -> Certificate:
+    """``before`` with one more attempt, and without what does not hold for ``identity``.
+
+    What was certified for other graphs, or another engine, does not hold for these.
+    """
+    attempts = (*(before.attempts if before else ()), attempt)
+    if before is None or before.identity != identity:
+        return Certificate(identity, attempts=attempts)
+    return dataclasses.replace(before, attempts=attempts)
 
 
 def check_tiers(bundle: Bundle) -> None:
@@ -170,7 +196,7 @@ def check_tiers(bundle: Bundle) -> None:
 
 def find_spent(before: Certificate | None, hashes: set[str], *, again: bool) -> list[Attempt]:
     """The earlier attempts on data of ``hashes``; ConfigError unless ``again`` allows them."""
-    spent = [each for each in before.attempts if each.data_sha256 in hashes] if before else []
+    spent = [each for each in before.attempts if each.looked_at(hashes)] if before else []
     if spent and not again:
         raise ConfigError(
             f"this data certified this bundle before, on {spent[-1].made}; data that was "

@@ -1,0 +1,255 @@
+"""Certify the policy as it runs, with its memory, on whole recorded sessions.
+
+Its moments are not independent, so the unit is a session: each is replayed, once with the full
+tier alone and once with each policy of a chain. What a session loses is the share of its
+decisions that are not full's, of those where full is right if the recording knows that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
+from mla_edge.certificate import (
+    SESSIONS,
+    Attempt,
+    Identity,
+    SessionCertificate,
+    identify,
+    read_certificate,
+    write_certificate,
+)
+from mla_edge.certify import (
+    betting_p_value,
+    certify_policy,
+    check_levels,
+    fewest_sessions,
+    sessions_needed,
+    units_needed,
+)
+from mla_edge.errors import ConfigError
+from mla_edge.recordings import find_parts
+from mla_edge.runtime.certification import check_tiers, continue_certificate, find_spent
+from mla_edge.runtime.loading import Parts, open_model
+from mla_edge.runtime.replay import Replay
+from mla_edge.runtime.routing import CascadeRouter
+
+CHAIN_MS = (0.0, 100.0, 200.0, 500.0, 1000.0)
+"""For how long a decision may be reused, from careful to bold: fixed before any data."""
+
+_SMALLEST = 1e-3
+_PART = re.compile(r"-part\d{4,}(?=\.mcap$)")
+
+Progress = Callable[[str, int, int], None]  # what, done, of how many
+
+
+@dataclass(frozen=True)
+class SessionOutcome:
+    """What came of whole sessions: their certificate, or why there is none."""
+
+    bundle: Bundle
+    sessions: int
+    needed: int  # sessions that pass four times in five if a quarter of epsilon is lost
+    attempt: int  # on any of this data; 0 where nothing was looked at
+    certificate: SessionCertificate | None = None
+    why: str = ""
+    mean_loss: Mapping[float, float] = dataclasses.field(default_factory=dict)  # by reuse_ms
+
+
+def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
+    folder: str | os.PathLike[str],
+    recordings: str | os.PathLike[str],
+    *,
+    epsilon: float = 0.01,
+    delta: float = 0.05,
+    again: bool = False,
+    dry_run: bool = False,
+    engine: str = "auto",
+    threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> SessionOutcome:
+    """Certify the policy of the bundle on ``recordings``, and write that into the bundle.
+
+    That is a folder of what ``mla-edge record`` wrote, a session each, or one of them. The
+    thresholds are those that route now; what is chosen is for how long a decision may be used
+    again while nothing changes. With too few sessions none is looked at. ConfigError: a session
+    was used before (``again`` allows it; the claim is then of all attempts together), there is
+    none, or the bundle has not two tiers. RecordingError: one cannot be read.
+    """
+    bundle = Bundle.read(folder)
+    check_tiers(bundle)
+    if epsilon < _SMALLEST:
+        raise ConfigError(
+            f"epsilon is {epsilon:g}",
+            hint=f"give {_SMALLEST:g} or more for sessions: less takes tens of thousands",
+        )
+    check_levels(epsilon, delta=delta)
+    found = find_sessions(Path(recordings))
+    goal = sessions_needed(epsilon, delta, loss=epsilon / 4)
+    fewest = fewest_sessions(epsilon, delta)
+    hashes = {path: _hash(path) for path in found}
+    if len(set(hashes.values())) < len(hashes):
+        raise ConfigError(
+            f"{recordings}: holds a session twice", hint="copies prove nothing: remove them"
+        )
+    before = read_certificate(bundle)
+    spent = find_spent(before, set(hashes.values()), again=again)
+    if len(found) < fewest:
+        why = (
+            f"{len(found)} sessions cannot show it: {fewest - len(found)} more are needed if "
+            f"nothing is lost, {goal - len(found)} more if a quarter of epsilon is"
+        )
+        return SessionOutcome(bundle, len(found), goal, 0, why=why)
+    if dry_run:
+        return SessionOutcome(bundle, len(found), goal, 0)
+    made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    heard = _replay(bundle, found, engine, threads, on_progress or _ignore)
+    sha256 = hashlib.sha256("".join(sorted(hashes.values())).encode()).hexdigest()
+    chosen = certify_policy(heard.losses, epsilon=epsilon, delta=delta)
+    best = 0 if chosen is None else chosen
+    p_value = betting_p_value(heard.losses[best], epsilon, delta)
+    means = heard.losses.mean(axis=1)
+    certificate, why = None, ""
+    if chosen is None:
+        why = _why(float(means[0]), len(found), epsilon, delta, p_value)
+    else:
+        certificate = SessionCertificate(
+            epsilon=epsilon,
+            delta=delta + sum(attempt.delta for attempt in spent),
+            sessions=len(found),
+            decisions=heard.decisions,
+            reuse_ms=CHAIN_MS[chosen],
+            p_value=p_value,
+            mean_loss=float(means[chosen]),
+            labelled=heard.labelled,
+            data_sha256=sha256,
+            made=made,
+        )
+    names = (SESSIONS,)
+    attempt = Attempt(
+        sha256,
+        epsilon,
+        delta,
+        made,
+        certified=names if certificate else (),
+        failed=() if certificate else names,
+        parts=tuple(sorted(hashes.values())),
+    )
+    earlier = continue_certificate(before, heard.identity, attempt)
+    written = write_certificate(
+        bundle, dataclasses.replace(earlier, sessions=certificate or earlier.sessions)
+    )
+    return SessionOutcome(
+        written,
+        len(found),
+        goal,
+        len(spent) + 1,
+        certificate,
+        why,
+        dict(zip(CHAIN_MS, means.tolist())),
+    )
+
+
+def find_sessions(path: Path) -> list[Path]:
+    """The recordings in the folder ``path``, or the one called so; several parts are one.
+
+    In the order of their names; ConfigError where there is none.
+    """
+    if path.is_dir():
+        names = {_PART.sub("", each.name) for each in path.glob("*.mcap")}
+        found = sorted(path / name for name in names)
+    else:
+        found = [path] if find_parts(path) else []
+    if not found:
+        raise ConfigError(
+            f"{path}: holds no recordings (.mcap)",
+            hint="give the folder of what mla-edge record wrote, a file a session",
+        )
+    return found
+
+
+class _Said(NamedTuple):
+    label: str
+    truth: str | None
+
+
+@dataclass(frozen=True)
+class _Heard:
+    losses: np.ndarray  # [policies, sessions]
+    decisions: int
+    labelled: bool
+    identity: Identity
+
+
+def _replay(
+    bundle: Bundle,
+    sessions: Sequence[Path],
+    engine: str,
+    threads: int | None,
+    on_progress: Progress,
+) -> _Heard:
+    """What each policy of the chain loses in each session; one model is open at a time."""
+
+    def said(what: str, **options: Any) -> list[list[_Said]]:
+        answers = []
+        with open_model(bundle.folder, engine=engine, threads=threads, **options) as model:
+            identities.append(identify(bundle, model.runs_on, model.engines_key))
+            for number, path in enumerate(sessions):
+                model.reset()
+                answers.append([_Said(p.label, p.truth) for p in Replay(model, path).run()])
+                on_progress(what, number + 1, len(sessions))
+        return answers
+
+    identities: list[Identity] = []
+    full = said("full alone", instrument=_full_alone)
+    losses = [
+        [
+            float(np.mean([_is_lost(*pair) for pair in zip(*both)]))
+            for both in zip(said(f"reuse {reuse_ms:g} ms", reuse_ms=reuse_ms or None), full)
+        ]
+        for reuse_ms in CHAIN_MS
+    ]
+    decisions = [each for answers in full for each in answers]
+    is_labelled = any(each.truth is not None for each in decisions)
+    return _Heard(np.array(losses), len(decisions), is_labelled, identities[0])
+
+
+def _full_alone(parts: Parts) -> Parts:
+    """With a router that knows no mode, so it never asks lite: an ``Instrument``."""
+    return dataclasses.replace(parts, router=CascadeRouter(RouterPolicy({})))
+
+
+def _is_lost(routed: _Said, full: _Said) -> bool:
+    """Whether it is another answer; where the truth is known, only if full's was right."""
+    return routed.label != full.label and full.truth in (None, full.label)
+
+
+def _why(loss: float, sessions: int, epsilon: float, delta: float, p_value: float) -> str:
+    why = (
+        f"even without reuse {loss:.2%} of a session's decisions are lost on average "
+        f"(p = {p_value:.2g})"
+    )
+    if loss >= epsilon:
+        return why
+    needed = units_needed(epsilon, delta, regret=loss)
+    return f"{why}; about {needed} sessions would be needed, {max(0, needed - sessions)} more"
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    for part in find_parts(path):
+        digest.update(sha256_of(part).encode())
+    return digest.hexdigest()
+
+
+def _ignore(what: str, done: int, of: int) -> None:
+    """Nobody wants to know."""
