@@ -15,8 +15,10 @@ from mla_edge.certify import (
     certify_ladder,
     certify_policy,
     certify_threshold,
+    fewest_sessions,
     highest_rate,
     last_passing,
+    sessions_needed,
     units_needed,
 )
 from mla_edge.errors import ConfigError
@@ -36,10 +38,10 @@ def true_risk(threshold):
     return 0.4 * (1 - np.asarray(threshold)) ** 3 / 3
 
 
-def losses_by_threshold(rng, units, thresholds=THRESHOLDS):
+def losses_by_threshold(rng, units, thresholds=THRESHOLDS, risk=true_risk):
     """What a deployment's data show: the losses of each threshold, careful first."""
     edges = np.concatenate([[1.0], thresholds])
-    shares = np.diff(true_risk(edges))
+    shares = np.diff(risk(edges))
     shares = np.append(shares, 1 - shares.sum())
     return np.cumsum(rng.multinomial(units, shares, DEPLOYMENTS)[:, :-1], axis=1)
 
@@ -50,8 +52,8 @@ def violations(chosen, thresholds=THRESHOLDS):
     return float(np.mean(np.array(risks) > EPSILON))
 
 
-def p_values(counts, units):
-    known = {k: binomial_cdf(int(k), units, EPSILON) for k in np.unique(counts)}
+def p_values(counts, units, epsilon=EPSILON):
+    known = {k: binomial_cdf(int(k), units, epsilon) for k in np.unique(counts)}
     return np.vectorize(known.get)(counts)
 
 
@@ -102,14 +104,37 @@ def test_risk_control_in_the_mean_is_no_certificate(units=300):
 
 def test_a_certificate_of_the_float_network_is_none_of_the_int8_one(units=1000, flips=0.03):
     """INT8 flips some answers that were kept and right: the risk is another one."""
-    counts = losses_by_threshold(np.random.default_rng(5), units)
-    chosen = [last_passing(row, DELTA) for row in p_values(counts, units)]
-    risks = [
-        float(true_risk(THRESHOLDS[i]) + flips * (1 - THRESHOLDS[i]))
-        for i in chosen
-        if i is not None
-    ]
-    assert np.mean(np.array(risks) > EPSILON) > 0.3
+
+    def int8_risk(threshold):
+        return true_risk(threshold) + flips * (1 - np.asarray(threshold))
+
+    def violated(risk):
+        counts = losses_by_threshold(np.random.default_rng(5), units, risk=risk)
+        chosen = [last_passing(row, DELTA) for row in p_values(counts, units)]
+        risks = [int8_risk(THRESHOLDS[i]) for i in chosen if i is not None]
+        return np.mean(np.array(risks) > EPSILON)
+
+    assert violated(true_risk) > 0.3
+    assert violated(int8_risk) <= slack(DELTA)  # certified as it is deployed
+
+
+def test_rungs_that_do_not_share_the_budget_violate_together(units=400):
+    """The risks of the thresholds are just above each epsilon."""
+    epsilons = (0.01, 0.03, 0.06, 0.1)
+    grid = np.array([1 - (3 * 1.02 * epsilon / 0.4) ** (1 / 3) for epsilon in epsilons])
+    counts = losses_by_threshold(np.random.default_rng(13), units, grid)
+
+    def broken(delta):
+        """How often any rung is above its epsilon."""
+        any_over = np.zeros(DEPLOYMENTS, bool)
+        for epsilon in epsilons:
+            passed = p_values(counts, units, epsilon)
+            chosen = [last_passing(row, delta) for row in passed]
+            any_over |= [i is not None and true_risk(grid[i]) > epsilon for i in chosen]
+        return float(any_over.mean())
+
+    assert broken(DELTA) > slack(DELTA)
+    assert broken(DELTA / len(epsilons)) <= slack(DELTA)
 
 
 def test_all_rungs_of_a_ladder_hold_together(units=400, deployments=400):
@@ -151,23 +176,27 @@ def test_what_audits_are_watched_against_holds_though_the_threshold_was_chosen(
     assert broken / deployments <= slack(DELTA, deployments)
 
 
-def test_whole_sessions_of_a_policy_with_a_memory_hold(sessions=200, deployments=400):
+def test_whole_sessions_of_a_policy_with_a_memory_hold(sessions=200, ticks=50, deployments=400):
     """Sessions differ and their moments cling together; the chain's means rise over epsilon."""
     rng = np.random.default_rng(7)
-    means = np.linspace(0.01, 0.09, 9)
-    chosen, naive = [], []
+    means = np.linspace(0.012, 0.092, 9)
+    chosen, looks_good, counts = [], [], []
     for _ in range(deployments):
-        losses = np.stack([rng.beta(mean * 4, (1 - mean) * 4, sessions) for mean in means])
+        shares = np.stack([rng.beta(mean * 4, (1 - mean) * 4, sessions) for mean in means])
+        losses = np.round(shares * ticks) / ticks
         chosen.append(certify_policy(losses, epsilon=EPSILON, delta=DELTA))
-        naive.append(int(np.flatnonzero(losses.mean(1) <= EPSILON)[-1]))
+        looks_good.append(int(np.flatnonzero(losses.mean(1) <= EPSILON)[-1]))
+        counts.append(np.round(losses.sum(1) * ticks).astype(int))
+    passed = p_values(np.array(counts), sessions * ticks)
+    by_ticks = [last_passing(row, DELTA) for row in passed]
 
     def over(found):
-        return np.mean([i is not None and means[i] > EPSILON + 1e-9 for i in found])
+        return np.mean([i is not None and means[i] > EPSILON for i in found])
 
     assert over(chosen) <= slack(DELTA, deployments)
     assert sum(i is not None for i in chosen) > 0.9 * deployments
-    borderline = np.mean([means[i] >= EPSILON - 1e-9 for i in naive])
-    assert borderline > 0.3  # taking what looks good is often at the edge or over it
+    assert over(looks_good) > 0.3
+    assert over(by_ticks) > 0.15  # 10,000 ticks that prove no more than 200 sessions
 
 
 def test_the_p_value_of_sessions_is_one_under_the_null(deployments=1000, sessions=60):
@@ -205,6 +234,22 @@ def test_how_many_units_a_certificate_needs(epsilon, regret, units):
 def p_value_of(losses, units, epsilon):
     known = {k: binomial_cdf(int(k), units, epsilon) for k in np.unique(losses)}
     return np.vectorize(known.get)(losses)
+
+
+def test_how_many_sessions_a_certificate_needs():
+    fewest = fewest_sessions(0.05, 0.1)
+    assert betting_p_value(np.zeros(fewest), 0.05, 0.1) <= 0.1
+    assert betting_p_value(np.zeros(fewest - 1), 0.05, 0.1) > 0.1
+    assert fewest_sessions(0.01, 0.05) == 305  # a simulation of the design says 303
+    needed = sessions_needed(0.05, 0.1)
+    assert fewest < needed < 2 * fewest
+    rng = np.random.default_rng(14)
+    losses = np.minimum(rng.exponential(0.0125, (500, needed)), 1)
+    passed = np.mean([betting_p_value(row, 0.05, 0.1) <= 0.1 for row in losses])
+    assert passed == pytest.approx(0.8, abs=0.07)
+    as_wholes = np.repeat([0.0, 1.0], [79, 1])  # a session is lost as a whole, or not at all
+    assert sessions_needed(0.05, 0.1, like=as_wholes) > 3 * needed
+    assert sessions_needed(0.05, 0.1, like=np.full(3, 0.06)) == 64 * fewest  # none is
 
 
 def test_too_few_units_certify_nothing():

@@ -34,7 +34,6 @@ from mla_edge.certify import (
     check_levels,
     fewest_sessions,
     sessions_needed,
-    units_needed,
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import find_parts
@@ -94,7 +93,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
         )
     check_levels(epsilon, delta=delta)
     found = find_sessions(Path(recordings))
-    goal = sessions_needed(epsilon, delta, loss=epsilon / 4)
+    goal = sessions_needed(epsilon, delta)
     fewest = fewest_sessions(epsilon, delta)
     hashes = {path: _hash(path) for path in found}
     if len(set(hashes.values())) < len(hashes):
@@ -120,7 +119,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
     means = heard.losses.mean(axis=1)
     certificate, why = None, ""
     if chosen is None:
-        why = _why(float(means[0]), len(found), epsilon, delta, p_value)
+        why = _why(heard.losses[0], epsilon, delta, p_value)
     else:
         certificate = SessionCertificate(
             epsilon=epsilon,
@@ -233,15 +232,19 @@ def _is_lost(routed: _Said, full: _Said) -> bool:
     return routed.label != full.label and full.truth in (None, full.label)
 
 
-def _why(loss: float, sessions: int, epsilon: float, delta: float, p_value: float) -> str:
+def _why(losses: np.ndarray, epsilon: float, delta: float, p_value: float) -> str:
+    loss = float(losses.mean())
     why = (
-        f"even without reuse {loss:.2%} of a session's decisions are lost on average "
+        f"even without reuse {loss:.2%} of the decisions of a session are lost on average "
         f"(p = {p_value:.2g})"
     )
     if loss >= epsilon:
         return why
-    needed = units_needed(epsilon, delta, regret=loss)
-    return f"{why}; about {needed} sessions would be needed, {max(0, needed - sessions)} more"
+    needed = max(len(losses), sessions_needed(epsilon, delta, like=losses))
+    return (
+        f"{why}; if others lose as these do, about {needed} sessions are needed, "
+        f"{needed - len(losses)} more"
+    )
 
 
 def _hash(path: Path) -> str:

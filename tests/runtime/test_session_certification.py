@@ -1,0 +1,167 @@
+"""``certify`` on whole sessions: what the policy's memory may lose, replayed as it runs."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from colours import COLOURS
+from recorded import session_of
+from test_certification import call
+from test_certification import record as record_moments
+
+from mla_edge.bundle import Bundle
+from mla_edge.certificate import read_certificate
+from mla_edge.certify import fewest_sessions
+from mla_edge.errors import ConfigError
+from mla_edge.runtime.recorder import Recorder
+from mla_edge.runtime.recording_parts import Room
+from mla_edge.runtime.session_certification import certify_sessions, find_sessions
+from mla_edge.signals import Frame, Prediction
+
+SESSIONS, TICKS, RATE_HZ = 13, 32, 25
+LEVELS = ("--epsilon", 0.2, "--delta", 0.1)
+
+
+def record_session(path, bundle, shown, truth=None, **options):
+    """A session of the camera alone, a decision a frame."""
+    with Recorder(path, session_of(bundle), waits=True, **options) as recorder:
+        for number, colour in enumerate(shown):
+            time_s = number / RATE_HZ
+            picture = np.full((16, 16, 3), COLOURS[colour], np.uint8)
+            recorder.see(Frame(picture, time_s, truth))
+            recorder.add(
+                Prediction("?", 1.0, "full", "x", "image", {"image": time_s}, time_s, 1, 1)
+            )
+    return path
+
+
+@pytest.fixture(scope="module")
+def switching(tmp_path_factory, module_bundle):
+    """Red becomes blue in each session at another tick; the gate looks at green, and is blind.
+
+    So what was decided on red is used again for as long as the policy allows.
+    """
+    folder = tmp_path_factory.mktemp("sessions")
+    rng = np.random.default_rng(0)
+    for number in range(SESSIONS):
+        reds = int(rng.integers(5, 12))
+        shown = ["red"] * reds + ["blue"] * (TICKS - reds)
+        record_session(folder / f"{number:02}.mcap", module_bundle, shown)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory, module_bundle):
+    """As many sessions, of one decision each."""
+    folder = tmp_path_factory.mktemp("short")
+    for number, colour in enumerate(SESSIONS * ["red"]):
+        record_session(folder / f"{number:02}.mcap", module_bundle, [colour])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def module_bundle(tmp_path_factory):
+    from colours import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("module") / "colours-host")
+
+
+def test_the_longest_reuse_that_holds_is_certified_and_shown(small_bundle, switching):
+    assert fewest_sessions(0.2, 0.1) <= SESSIONS
+    done = call("certify", small_bundle.folder, "--recording", switching, *LEVELS, "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)["sessions"]
+    means = told["mean_loss_by_reuse_ms"]
+    assert means["0"] == 0.0
+    assert list(means.values()) == sorted(means.values())
+    assert means["1000"] > 0.2  # red for up to a second
+    assert told["reuse_ms"] in (100, 200)
+    assert told["mean_loss"] == means[f"{told['reuse_ms']:g}"]
+    assert told["decisions"] == SESSIONS * TICKS
+    assert (
+        "with probability at least 0.9 over the 13 sessions that certified it, on average at "
+        "most 0.2 of the decisions of a session are others than the full tier's, with "
+        f"decisions reused for up to {told['reuse_ms']:g} ms"
+    ) in told["claim"]
+    assert f"whole sessions: {told['claim']}" in call("inspect", small_bundle.folder).stdout
+    held = read_certificate(Bundle.read(small_bundle.folder)).sessions
+    assert held.claim() == told["claim"]
+
+
+def test_what_full_does_not_know_either_is_no_loss(small_bundle, tmp_path):
+    for number in range(SESSIONS):
+        shown = ["red"] * 5 + ["blue"] * 5
+        record_session(tmp_path / f"{number}.mcap", small_bundle, shown, truth="red")
+    held = certify_sessions(small_bundle.folder, tmp_path, epsilon=0.2, delta=0.1).certificate
+    assert (held.reuse_ms, held.mean_loss, held.labelled) == (1000, 0.0, True)
+    assert "are wrong where the full tier's is right" in held.claim()
+
+
+def test_a_session_is_used_once_though_others_are_beside_it(small_bundle, short, tmp_path):
+    certify_sessions(small_bundle.folder, short, epsilon=0.2, delta=0.1)
+    more = tmp_path / "more"
+    shutil.copytree(short, more)
+    record_session(more / "new.mcap", small_bundle, ["green"] * 3)
+    with pytest.raises(ConfigError, match="certified this bundle before"):
+        certify_sessions(small_bundle.folder, more, epsilon=0.2, delta=0.1)
+    second = certify_sessions(small_bundle.folder, more, epsilon=0.2, delta=0.1, again=True)
+    assert second.attempt == 2
+    assert second.certificate.delta == pytest.approx(0.2)
+    copy = record_session(more / "one.mcap", small_bundle, ["green"] * 3)
+    shutil.copy(copy, more / "two.mcap")
+    with pytest.raises(ConfigError, match="holds a session twice"):
+        certify_sessions(small_bundle.folder, more, again=True)
+
+
+def test_too_few_sessions_are_not_looked_at_and_it_says_how_many_are_missing(
+    small_bundle, switching
+):
+    done = call("certify", small_bundle.folder, "--recording", switching)
+    assert done.exit_code == 4
+    assert "sessions: not certified: 13 sessions cannot show it: 292 more are" in done.stderr
+    dry = call("certify", small_bundle.folder, "--recording", switching, "--dry-run", *LEVELS)
+    assert dry.exit_code == 0
+    assert "sessions: there are 13; " in dry.stdout
+    assert read_certificate(Bundle.read(small_bundle.folder)) is None  # so none is used up
+
+
+def test_other_thresholds_void_what_was_certified_of_sessions(small_bundle, short, tmp_path):
+    certify_sessions(small_bundle.folder, short, epsilon=0.2, delta=0.1)
+    data = record_moments(tmp_path / "new.npz")
+    done = call("certify", small_bundle.folder, "--recording", data)
+    assert "whole sessions were certified with other thresholds" in done.stdout
+    found = read_certificate(Bundle.read(small_bundle.folder))
+    assert found.sessions is None
+    assert [attempt.certified for attempt in found.attempts] == [("sessions",), ("image",)]
+    again = certify_sessions(small_bundle.folder, short, epsilon=0.2, delta=0.1, again=True)
+    kept = read_certificate(again.bundle)
+    assert (set(kept.modes), kept.sessions) == ({"image"}, again.certificate)
+
+
+def test_the_parts_of_a_recording_are_one_session(small_bundle, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 400, 400, 3), np.uint8)
+    with Recorder(
+        tmp_path / "a.mcap", session_of(small_bundle), waits=True, room=Room(rotate_mb=1)
+    ) as recorder:
+        for number, picture in enumerate(noise):
+            recorder.see(Frame(picture, number / RATE_HZ))
+    record_session(tmp_path / "b.mcap", small_bundle, ["red"])
+    assert len(list(tmp_path.glob("a-part*.mcap"))) > 1
+    assert find_sessions(tmp_path) == [tmp_path / "a.mcap", tmp_path / "b.mcap"]
+    assert find_sessions(tmp_path / "b.mcap") == [tmp_path / "b.mcap"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--epsilon", 0.1, "--epsilon", 0.2), "sessions are certified at one epsilon"),
+        (("--epsilon", 0.0001), "give 0.001 or more for sessions"),
+        (("--delta", 2), "delta is 2"),
+        ((), "holds no recordings (.mcap)"),
+    ],
+)
+def test_what_is_no_session_is_refused(small_bundle, tmp_path, words, said):
+    done = call("certify", small_bundle.folder, "--recording", tmp_path, *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
