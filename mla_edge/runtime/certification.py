@@ -30,7 +30,7 @@ from mla_edge.certify import (
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import Recording, read_recording
 from mla_edge.runtime.model import FusedModel, Parts, open_model
-from mla_edge.runtime.routing import Verdict, softmax
+from mla_edge.runtime.routing import Verdict, keep_score, softmax
 from mla_edge.signals import Sample
 
 _SMALLEST = 1e-4
@@ -114,10 +114,11 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
         identity = identify(bundle, model.runs_on, model.engines_key)
         for mode, chosen in large.items():
             heard = hear(model, listener, data, chosen, mode, on_progress or _ignore)
+            grid = listener.thresholds(mode)
             found = certify_threshold(
-                heard.scores, heard.regrets, THRESHOLDS, epsilon=epsilon, delta=delta
+                heard.scores, heard.regrets, grid, epsilon=epsilon, delta=delta
             )
-            outcomes[mode] = _judge(mode, found, goal)
+            outcomes[mode] = _judge(mode, found, goal, grid[0])
             if found.threshold is not None:
                 certificate = ModeCertificate(
                     epsilon=epsilon,
@@ -148,7 +149,7 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
 class Heard:
     """What both tiers said of some moments: arrays [units]."""
 
-    scores: np.ndarray  # lite's confidence
+    scores: np.ndarray  # how safe it is to keep lite's answer
     lite_right: np.ndarray
     full_right: np.ndarray
 
@@ -159,12 +160,12 @@ class Heard:
 
 
 class Listener:
-    """A router that keeps no answer of lite, but writes down how sure it was, and of what."""
+    """A router that keeps no answer of lite, but writes down its score, and what it was."""
 
     def __init__(self, policy: RouterPolicy) -> None:
         """Take the temperatures of ``policy``."""
         self.best = -1  # class that lite gave last
-        self.confidence = 0.0  # and how sure it was
+        self.score = 0.0  # and how safe it is to keep that
         self._policy = policy
 
     def hear(self, parts: Parts) -> Parts:
@@ -180,11 +181,17 @@ class Listener:
         """Nothing is skipped."""
         return None
 
-    def judge(self, mode: str, logits: np.ndarray) -> Verdict:
+    def thresholds(self, mode: str) -> Sequence[float]:
+        """Those that were fixed for ``mode`` before, from careful to bold."""
+        return self._policy.modes[mode].thresholds or THRESHOLDS
+
+    def judge(
+        self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
+    ) -> Verdict:
         """Write down what ``logits`` [classes] say, and ask the full tier too."""
         probabilities = softmax(logits, self.temperature(mode))
         self.best = int(probabilities.argmax())
-        self.confidence = float(probabilities[self.best])
+        self.score = keep_score(self._policy.modes[mode], probabilities, learned)
         return Verdict(False, probabilities)
 
 
@@ -206,7 +213,7 @@ def hear(  # noqa: PLR0913 - who listens to whom, on what
             model.infer(Sample({name: signals[name] for name in names})).label == truth
         )
         lite_right[number] = labels[listener.best] == truth
-        scores[number] = listener.confidence
+        scores[number] = listener.score
         on_progress(mode, number + 1, len(rows))
     return Heard(scores, lite_right, full_right)
 
@@ -236,12 +243,12 @@ def _too_few(units: int, fewest: int, goal: int) -> str:
     )
 
 
-def _judge(mode: str, found: Certified, goal: int) -> ModeOutcome:
+def _judge(mode: str, found: Certified, goal: int, careful: float) -> ModeOutcome:
     if found.threshold is not None:
         return ModeOutcome(mode, found.units, goal)
     rate = found.losses / found.units
     why = (
-        f"even at confidence {THRESHOLDS[0]:.4f} lite alone is wrong in {found.losses} of "
+        f"even from a score of {careful:.4f} on lite alone is wrong in {found.losses} of "
         f"{found.units} units (p = {found.p_value:.2g})"
     )
     if rate >= found.epsilon:

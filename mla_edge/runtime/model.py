@@ -27,7 +27,16 @@ from mla_edge.runtime.routing import (
     Verdict,
     softmax,
 )
-from mla_edge.signals import GATE, PRESENT, Prediction, Sample, Tensors, Tier, attention_of
+from mla_edge.signals import (
+    GATE,
+    PRESENT,
+    SCORE,
+    Prediction,
+    Sample,
+    Tensors,
+    Tier,
+    attention_of,
+)
 
 Clock = Callable[[], float]
 Preprocess = Callable[[Sample], Tensors]
@@ -158,7 +167,8 @@ class FusedModel:
         cheap: Verdict | None = None
         tier = 0
         for tier in range(last if why is None else 0):
-            cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
+            logits = self._logits(tier, tensors, answers, clock)
+            cheap = self._router.judge(mode, logits, answers[tier].get(SCORE))
             if cheap.keep:
                 return tier, LITE_CONFIDENT, cheap.probabilities
         deadline = self.deadline

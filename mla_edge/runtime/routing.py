@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mla_edge.bundle import RouterPolicy
+from mla_edge.bundle import LEARNED, ModePolicy, RouterPolicy
 
 SINGLE_TIER = "single-tier"
 LITE_CONFIDENT = "lite-confident"
@@ -32,13 +32,18 @@ class Router(Protocol):
         """Why the last tier answers in ``mode`` without asking a cheaper one; None: ask it."""
         ...
 
-    def judge(self, mode: str, logits: np.ndarray) -> Verdict:
-        """Whether a tier that is not the last is sure enough; logits [classes]."""
+    def judge(
+        self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
+    ) -> Verdict:
+        """Whether a tier that is not the last is sure enough; logits [classes].
+
+        ``learned`` is what its graph gives as ``score``, [1, 1], where it gives one.
+        """
         ...
 
 
 class CascadeRouter:
-    """Keeps a cheap answer whose temperature-scaled confidence reaches the mode's threshold."""
+    """Keeps a cheap answer whose score reaches the mode's threshold."""
 
     def __init__(self, policy: RouterPolicy) -> None:
         """Follow ``policy``."""
@@ -51,8 +56,10 @@ class CascadeRouter:
             return UNKNOWN_MODE
         return FULL_ONLY if policy.threshold > 1.0 else None
 
-    def judge(self, mode: str, logits: np.ndarray) -> Verdict:
-        """Compare the confidence of ``logits`` [classes] with the threshold of ``mode``.
+    def judge(
+        self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
+    ) -> Verdict:
+        """Compare the score of an answer, logits [classes], with the threshold of ``mode``.
 
         In a mode without a policy it is never enough, and its temperature is 1.
         """
@@ -60,7 +67,21 @@ class CascadeRouter:
         if policy is None:
             return Verdict(False, softmax(logits))
         probabilities = softmax(logits, policy.temperature)
-        return Verdict(bool(probabilities.max() >= policy.threshold), probabilities)
+        score = keep_score(policy, probabilities, learned)
+        return Verdict(score >= policy.threshold, probabilities)
+
+
+def keep_score(
+    policy: ModePolicy, probabilities: np.ndarray, learned: np.ndarray | None
+) -> float:
+    """How safe it is to keep an answer, in 0…1, by the score that ``policy`` names.
+
+    ``probabilities`` [classes] are at its temperature; ``learned`` [1, 1] is the graph's
+    estimate that full would be right and this answer is not.
+    """
+    if policy.score == LEARNED and learned is not None:
+        return 1.0 - float(learned.flat[0])
+    return float(probabilities.max())
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
