@@ -10,11 +10,9 @@ from colours import (
     DULL_RED,
     FULL,
     INPUTS,
-    LITE,
     frame,
     make_bundle,
     sample,
-    write_graph,
 )
 from typer.testing import CliRunner
 
@@ -48,25 +46,6 @@ def record(path, count=400, *, labels=None, seed=0, **arrays):
     made = {"image": pictures, "audio": np.zeros((count, 800), np.float32), "labels": truth}
     np.savez(path, **{**made, "present": present, **arrays})
     return path
-
-
-@pytest.fixture
-def contrary(tmp_path):
-    """Makes a bundle whose full tier never says what lite says; lite is as sure as told."""
-
-    def make(lite_scale):
-        bundle = make_bundle(tmp_path / "colours-host")
-        hashes = {}
-        for tier, scale in ((LITE, lite_scale), (FULL, -18)):
-            for cpu in (True, False):
-                path = bundle.graph(tier.name, cpu=cpu)
-                write_graph(path, tier, scale=scale)
-                hashes[path.relative_to(bundle.folder).as_posix()] = sha256_of(path)
-        bundle = replace(bundle, files={**bundle.files, **hashes})
-        bundle.write()
-        return bundle
-
-    return make
 
 
 def test_a_mode_that_loses_nothing_is_certified_and_routes_by_it(small_bundle, tmp_path):

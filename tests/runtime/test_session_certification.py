@@ -14,6 +14,7 @@ from mla_edge.bundle import Bundle
 from mla_edge.certificate import read_certificate
 from mla_edge.certify import fewest_sessions
 from mla_edge.errors import ConfigError
+from mla_edge.runtime.change import Look
 from mla_edge.runtime.recorder import Recorder
 from mla_edge.runtime.recording_parts import Room
 from mla_edge.runtime.session_certification import certify_sessions, find_sessions
@@ -38,10 +39,7 @@ def record_session(path, bundle, shown, truth=None, **options):
 
 @pytest.fixture(scope="module")
 def switching(tmp_path_factory, module_bundle):
-    """Red becomes blue in each session at another tick; the gate looks at green, and is blind.
-
-    So what was decided on red is used again for as long as the policy allows.
-    """
+    """Red becomes blue in each session, at another tick."""
     folder = tmp_path_factory.mktemp("sessions")
     rng = np.random.default_rng(0)
     for number in range(SESSIONS):
@@ -67,6 +65,13 @@ def module_bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("module") / "colours-host")
 
 
+@pytest.fixture
+def blind(monkeypatch):
+    """The policy sees no change: what was decided is used again for as long as it may be."""
+    monkeypatch.setattr(Look, "same", lambda self, other: True)
+
+
+@pytest.mark.usefixtures("blind")
 def test_the_longest_reuse_that_holds_is_certified_and_shown(small_bundle, switching):
     assert fewest_sessions(0.2, 0.1) <= SESSIONS
     done = call("certify", small_bundle.folder, "--recording", switching, *LEVELS, "--json")
@@ -76,7 +81,7 @@ def test_the_longest_reuse_that_holds_is_certified_and_shown(small_bundle, switc
     assert means["0"] == 0.0
     assert list(means.values()) == sorted(means.values())
     assert means["1000"] > 0.2  # red for up to a second
-    assert told["reuse_ms"] in (100, 200)
+    assert told["reuse_ms"] in (100, 200)  # three or five ticks of blue called red
     assert told["mean_loss"] == means[f"{told['reuse_ms']:g}"]
     assert told["decisions"] == SESSIONS * TICKS
     assert (
@@ -89,6 +94,7 @@ def test_the_longest_reuse_that_holds_is_certified_and_shown(small_bundle, switc
     assert held.claim() == told["claim"]
 
 
+@pytest.mark.usefixtures("blind")
 def test_what_full_does_not_know_either_is_no_loss(small_bundle, tmp_path):
     for number in range(SESSIONS):
         shown = ["red"] * 5 + ["blue"] * 5
@@ -96,6 +102,26 @@ def test_what_full_does_not_know_either_is_no_loss(small_bundle, tmp_path):
     held = certify_sessions(small_bundle.folder, tmp_path, epsilon=0.2, delta=0.1).certificate
     assert (held.reuse_ms, held.mean_loss, held.labelled) == (1000, 0.0, True)
     assert "are wrong where the full tier's is right" in held.claim()
+
+
+def test_a_policy_that_sees_the_change_may_reuse_for_long(small_bundle, switching):
+    held = certify_sessions(small_bundle.folder, switching, epsilon=0.2, delta=0.1).certificate
+    assert (held.reuse_ms, held.mean_loss) == (1000, 0.0)
+
+
+def test_sessions_that_lose_are_not_certified_and_the_attempt_is_kept(contrary, tmp_path):
+    bundle = contrary(6)  # lite is sure of what full never says
+    for number in range(SESSIONS):
+        record_session(tmp_path / f"{number}.mcap", bundle, ["red"] * (number % 3 + 1))
+    done = call("certify", bundle.folder, "--recording", tmp_path, *LEVELS)
+    assert done.exit_code == 4
+    assert "even without reuse 100.00% of the decisions of a session are lost" in done.stderr
+    found = read_certificate(Bundle.read(bundle.folder))
+    assert (found.sessions, [attempt.failed for attempt in found.attempts]) == (
+        None,
+        [("sessions",)],
+    )
+    assert "nothing was certified" in call("inspect", bundle.folder).stdout
 
 
 def test_a_session_is_used_once_though_others_are_beside_it(small_bundle, short, tmp_path):
