@@ -82,6 +82,7 @@ class SessionCertificate:
     sessions: int
     decisions: int  # in all of them
     reuse_ms: float  # for so long a decision may be used again while nothing changes; 0: never
+    passed_ms: tuple[float, ...]  # all that passed, the last of them is reuse_ms
     p_value: float
     mean_loss: float
     labelled: bool  # False: every decision that is not full's was counted as lost
@@ -150,6 +151,10 @@ class Certificate:
     attempts: tuple[Attempt, ...] = ()
     sessions: SessionCertificate | None = None
     id: str = ""  # the first letters of its sha256, where it is in a bundle
+
+    def covers(self, reuse_ms: float) -> bool:
+        """Whether sessions are certified in which decisions are reused for ``reuse_ms``."""
+        return self.sessions is not None and reuse_ms in self.sessions.passed_ms
 
     def apply(self, policy: RouterPolicy) -> RouterPolicy:
         """``policy`` with what is certified in place of what was chosen at export."""
@@ -264,7 +269,8 @@ def _checked_sessions(values: Mapping[str, Any] | None) -> SessionCertificate | 
     if values is None:
         return None
     known = {each.name for each in dataclasses.fields(SessionCertificate)}
-    made = SessionCertificate(**{k: value for k, value in values.items() if k in known})
+    told = {key: value for key, value in values.items() if key in known}
+    made = SessionCertificate(**{**told, "passed_ms": tuple(values["passed_ms"])})
     if not (math.isfinite(made.reuse_ms) and made.reuse_ms >= 0):
         raise ValueError(f"reuse_ms is {made.reuse_ms}")
     return made

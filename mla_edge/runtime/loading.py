@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Mapping
 
 from mla_edge.bundle import Bundle, RouterPolicy
-from mla_edge.certificate import identify, read_certificate
+from mla_edge.certificate import Certificate, identify, read_certificate
 from mla_edge.engines import Engine
 from mla_edge.engines.opening import Opened, open_tiers
 from mla_edge.errors import BundleError, ConfigError
-from mla_edge.runtime.auditing import Auditor, Rung, check_rate
+from mla_edge.runtime.auditing import Auditor, check_rate
 from mla_edge.runtime.change import Memory
 from mla_edge.runtime.deadline import Deadline, check_deadline, measure_usual
 from mla_edge.runtime.model import FusedModel, Preprocess
@@ -117,6 +117,7 @@ class _Options:
         if audit_rate is not None:
             check_rate(audit_rate)
         self.deadline_ms, self.audit_rate = deadline_ms, audit_rate
+        self.reuse_ms = reuse_ms or 0.0
         self.memory = None if reuse_ms is None else Memory(reuse_ms)
 
 
@@ -127,7 +128,7 @@ def _assemble(
     options: _Options,
     instrument: Instrument | None,
 ) -> FusedModel:
-    policy, certified, ladders, void = _certified(bundle, opened)
+    policy, certificate, void = _certified(bundle, opened)
     deadline, slow = None, ""
     if options.deadline_ms is not None:
         deadline = Deadline(options.deadline_ms, measure_usual(opened.engines))
@@ -135,7 +136,8 @@ def _assemble(
     router = CascadeRouter(policy, dwell=DWELL_TICKS)
     auditor = None
     if options.audit_rate is not None:
-        auditor = Auditor(options.audit_rate, ladders, router.retreat)
+        rungs = {mode: each.rungs for mode, each in certificate.modes.items()}
+        auditor = Auditor(options.audit_rate, rungs, router.retreat)
     parts = Parts(opened.engines, router, preprocess, policy)
     if instrument is not None:
         parts = instrument(parts)
@@ -147,32 +149,29 @@ def _assemble(
         runs_on=opened.title,
         engines_key=opened.key,
         note="\n".join(text for text in (opened.note, void, slow) if text),
-        certified=certified,
+        certified=dict.fromkeys(certificate.modes, certificate.id),
+        certified_sessions=certificate.id if certificate.covers(options.reuse_ms) else None,
         deadline=deadline,
         memory=options.memory,
         auditor=auditor,
     )
 
 
-def _certified(
-    bundle: Bundle, opened: Opened
-) -> tuple[RouterPolicy, dict[str, str], dict[str, Sequence[Rung]], str]:
-    """The policy to follow, each mode's certificate and its rungs, and why it does not hold."""
+def _certified(bundle: Bundle, opened: Opened) -> tuple[RouterPolicy, Certificate, str]:
+    """The policy to follow, what is certified of it, and why not more."""
     certificate = read_certificate(bundle)
+    identity = identify(bundle, opened.title, opened.key)
     if certificate is None:
-        return opened.policy, {}, {}, ""
-    difference = certificate.identity.difference(identify(bundle, opened.title, opened.key))
+        return opened.policy, Certificate(identity), ""
+    difference = certificate.identity.difference(identity)
     if difference:
         return (
             opened.policy,
-            {},
-            {},
+            Certificate(identity),
             f"certificate {certificate.id} does not hold here: {difference}; certify again: "
             f"mla-edge certify {bundle.folder} --recording FILE",
         )
-    ids = dict.fromkeys(certificate.modes, certificate.id)
-    ladders: dict[str, Sequence[Rung]] = {m: c.rungs for m, c in certificate.modes.items()}
-    return certificate.apply(opened.policy), ids, ladders, ""
+    return certificate.apply(opened.policy), certificate, ""
 
 
 def _never_in_time(tier: str, deadline: Deadline) -> str:

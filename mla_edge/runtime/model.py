@@ -47,6 +47,7 @@ class FusedModel:
         engines_key: str = "",
         note: str = "",
         certified: Mapping[str, str] | None = None,
+        certified_sessions: str | None = None,
         deadline: Deadline | None = None,
         memory: Memory | None = None,
         auditor: Auditor | None = None,
@@ -55,9 +56,10 @@ class FusedModel:
 
         ``runs_on`` says what the engines are, ``engines_key`` the machine that TensorRT's were
         built on, ``note`` why not others; ``certified`` has the id of the certificate of each
-        mode that has one; ``deadline`` keeps the dear tiers from coming late, ``memory`` reuses
-        a decision while nothing changes, ``auditor`` checks some of the cheap ones. BundleError
-        says where the engines do not fit the bundle.
+        mode that has one, ``certified_sessions`` that of whole sessions, if it covers how
+        decisions are reused; ``deadline`` keeps the dear tiers from coming late, ``memory``
+        reuses a decision while nothing changes, ``auditor`` checks some of the cheap ones.
+        BundleError says where the engines do not fit the bundle.
         """
         self.bundle = bundle
         self.runs_on = runs_on
@@ -65,6 +67,7 @@ class FusedModel:
         self.note = note
         self.shows = False  # whether predictions say what else the graph gives, such as GATE
         self._certified = dict(certified or {})
+        self._certified_sessions = certified_sessions
         self.deadline = deadline
         self.auditor = auditor
         self._memory = memory
@@ -101,6 +104,7 @@ class FusedModel:
             mode, tensors, answers, min(times.values()), clock
         )
         best = int(probabilities.argmax())
+        covered = self._certified.get(mode, self._certified_sessions)
         now_s = clock()
         made = Prediction(
             label=self.bundle.labels[best],
@@ -113,7 +117,7 @@ class FusedModel:
             latency_ms=(time.perf_counter() - start) * 1e3,
             age_ms=(now_s - min(times.values())) * 1e3,
             truth=sample.truth,
-            certificate=self._certified.get(mode) if reason != DEADLINE else None,
+            certificate=covered if reason != DEADLINE else None,
             degraded=self._degraded(mode, reason),
             probabilities=probabilities,
             shown=_shown(answers[tier]) if self.shows else None,
@@ -181,7 +185,7 @@ class FusedModel:
             age_ms=(now_s - min(times.values())) * 1e3,
             reused_ms=age_ms,
             truth=sample.truth,
-            certificate=None,
+            certificate=self._certified_sessions,
             degraded=self._degraded(kept.mode, UNCHANGED),
         )
 

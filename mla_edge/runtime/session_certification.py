@@ -127,6 +127,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
             sessions=len(found),
             decisions=heard.decisions,
             reuse_ms=CHAIN_MS[chosen],
+            passed_ms=CHAIN_MS[: chosen + 1],
             p_value=p_value,
             mean_loss=float(means[chosen]),
             labelled=heard.labelled,

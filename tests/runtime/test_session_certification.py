@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from colours import COLOURS
+from colours import COLOURS, frame, make_bundle, sample
 from recorded import session_of
 from test_certification import call
 from test_certification import record as record_moments
 
+import mla_edge
 from mla_edge.bundle import Bundle
 from mla_edge.certificate import read_certificate
 from mla_edge.certify import fewest_sessions
@@ -60,8 +61,6 @@ def short(tmp_path_factory, module_bundle):
 
 @pytest.fixture(scope="module")
 def module_bundle(tmp_path_factory):
-    from colours import make_bundle
-
     return make_bundle(tmp_path_factory.mktemp("module") / "colours-host")
 
 
@@ -102,6 +101,17 @@ def test_what_full_does_not_know_either_is_no_loss(small_bundle, tmp_path):
     held = certify_sessions(small_bundle.folder, tmp_path, epsilon=0.2, delta=0.1).certificate
     assert (held.reuse_ms, held.mean_loss, held.labelled) == (1000, 0.0, True)
     assert "are wrong where the full tier's is right" in held.claim()
+
+
+def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(small_bundle, short):
+    outcome = certify_sessions(small_bundle.folder, short, epsilon=0.2, delta=0.1)
+    id_ = read_certificate(outcome.bundle).id
+    for reuse_ms, expected in ((None, id_), (200, id_), (150, None)):
+        with mla_edge.load(small_bundle.folder, reuse_ms=reuse_ms) as model:
+            shown = [sample(image=frame("red", tick / RATE_HZ)) for tick in range(2)]
+            made = [model.infer(each) for each in shown]
+        assert {prediction.certificate for prediction in made} == {expected}
+        assert (made[1].reason == "unchanged") == (reuse_ms is not None)
 
 
 def test_a_policy_that_sees_the_change_may_reuse_for_long(small_bundle, switching):
