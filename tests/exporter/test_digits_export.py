@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -94,6 +95,20 @@ def test_the_bundle_answers_with_one_modality_or_none_to_see(exported):
             assert model.infer(Sample(signals)).label == "none"
 
 
+def test_it_is_certified_on_what_no_step_of_it_has_seen(exported, tmp_path):
+    folder = tmp_path / "digits"
+    shutil.copytree(exported[1], folder)
+    words = ["certify", str(folder), "--data", str(make_data_folder(tmp_path)), "--json"]
+    told = CliRunner().invoke(app, [*words, "--epsilon", "0.3", "--epsilon", "0.01"])
+    found = json.loads(told.stdout)
+    # Exported without --data, so what tunes was not seen either.
+    units = {mode: each["units"] for mode, each in found["modes"].items()}
+    assert units == {"image": 70, "audio": 160, "image+audio": 70}
+    assert "more are needed" in found["modes"]["audio"]["rungs"][0]["why"]
+    assert found["attempt"] == 1
+    assert CliRunner().invoke(app, words).exit_code == 2  # once
+
+
 @pytest.fixture(scope="module")
 def routing():
     """benchmarks/routing.py, as a module."""
@@ -129,6 +144,7 @@ def test_the_score_is_1_for_the_oracle_and_0_for_chance(routing):
     full = np.ones(2000, bool)
     lite = rng.random(2000) < 0.8
     for scores, expected in ((lite.astype(float), 1.0), (rng.random(2000), 0.0)):
-        found = routing.score(routing.Heard(scores, lite, full))
+        found = routing.score(routing.Heard(scores, lite, full, lite != full))
         assert found == pytest.approx(expected, abs=0.06)
-    assert routing.score(routing.Heard(rng.random(2000), full, full)) is None
+    same = routing.Heard(rng.random(2000), full, full, ~full)
+    assert routing.score(same) is None
