@@ -45,7 +45,7 @@ from mla_edge.networks.digits_data import (
 )
 from mla_edge.networks.sound_wear import add_noise
 from mla_edge.recordings import Recording
-from mla_edge.runtime.certification import Heard, Listener, hear
+from mla_edge.runtime.listening import Heard, Listener, hear
 from mla_edge.runtime.loading import open_model
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import CascadeRouter
