@@ -17,9 +17,11 @@ from mla_edge.engines.opening import Opened, open_tiers
 from mla_edge.errors import BundleError, ConfigError, InferenceError
 from mla_edge.profiles import load_profile_of
 from mla_edge.runtime.deadline import Deadline, check_deadline, measure_usual
+from mla_edge.runtime.guard import Restraint
 from mla_edge.runtime.routing import (
     DEADLINE,
     ESCALATED,
+    HELD_BACK,
     LITE_CONFIDENT,
     SINGLE_TIER,
     CascadeRouter,
@@ -65,13 +67,14 @@ class FusedModel:
         note: str = "",
         certified: Mapping[str, str] | None = None,
         deadline: Deadline | None = None,
+        guard: Restraint | None = None,
     ) -> None:
         """Take an engine for each tier of ``bundle``; most callers want ``mla_edge.load``.
 
         ``runs_on`` says what the engines are, ``engines_key`` the machine that TensorRT's were
         built on, ``note`` why not others; ``certified`` has the id of the certificate of each
-        mode that has one; ``deadline`` keeps the dear tiers from coming late. BundleError says
-        where the engines do not fit the bundle.
+        mode that has one; ``deadline`` keeps the dear tiers from coming late, ``guard`` from
+        being asked at all. BundleError says where the engines do not fit the bundle.
         """
         self.bundle = bundle
         self.runs_on = runs_on
@@ -80,6 +83,7 @@ class FusedModel:
         self.shows = False  # whether predictions say what else the graph gives, such as GATE
         self._certified = dict(certified or {})
         self.deadline = deadline
+        self.guard = guard
         self._tiers = bundle.tiers
         self._engines = [engines[tier.name] for tier in bundle.tiers]
         self._router = router
@@ -118,7 +122,7 @@ class FusedModel:
             latency_ms=(time.perf_counter() - start) * 1e3,
             age_ms=(now_s - min(times.values())) * 1e3,
             truth=sample.truth,
-            certificate=self._certified.get(mode) if reason != DEADLINE else None,
+            certificate=self._certified.get(mode) if reason not in HELD_BACK else None,
             probabilities=probabilities,
             shown=_shown(answers[tier]) if self.shows else None,
         )
@@ -161,15 +165,21 @@ class FusedModel:
             cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
             if cheap.keep:
                 return tier, LITE_CONFIDENT, cheap.probabilities
-        deadline = self.deadline
-        is_late = deadline is not None and not deadline.allows(
-            self._tiers[last].name, captured_s, clock()
-        )
-        if last and is_late:
+        held_back = self._held_back(captured_s, clock) if last else ""
+        if held_back:
             if cheap is None:
                 cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
-            return tier, DEADLINE, cheap.probabilities
+            return tier, held_back, cheap.probabilities
         return last, why or ESCALATED, softmax(self._logits(last, tensors, answers, clock))
+
+    def _held_back(self, captured_s: float, clock: Clock) -> str:
+        """Why the last tier is not to be run now, though it is wanted; empty: it is."""
+        deadline = self.deadline
+        if deadline is not None and not deadline.allows(
+            self._tiers[-1].name, captured_s, clock()
+        ):
+            return DEADLINE
+        return "" if self.guard is None else self.guard.refusal()
 
     def _logits(
         self, tier: int, tensors: Tensors, answers: dict[int, Tensors], clock: Clock
@@ -209,6 +219,7 @@ def load(
     engine: str = "auto",
     threads: int | None = None,
     deadline_ms: float | None = None,
+    guard: Restraint | None = None,
 ) -> FusedModel:
     """Load the bundle in ``folder``: check its hashes and open an engine for each tier.
 
@@ -219,12 +230,15 @@ def load(
 
     With ``deadline_ms``, after the capture of the oldest signal that is used, a dear tier is
     not asked where it would probably be late: the cheaper one's answer counts, with the reason
-    ``deadline``. Each tier is timed here first, for some runs.
+    ``deadline``. Each tier is timed here first, for some runs. A ``guard`` (``open_guard``)
+    leaves decisions to the cheaper tier as the board grows hot or draws too much.
 
     BundleError names the file that is missing, changed, cut off or does not fit; EngineMismatch
     what an engine was built for. MissingDependency names the package to install.
     """
-    return open_model(folder, engine=engine, threads=threads, deadline_ms=deadline_ms)
+    return open_model(
+        folder, engine=engine, threads=threads, deadline_ms=deadline_ms, guard=guard
+    )
 
 
 def open_model(
@@ -233,6 +247,7 @@ def open_model(
     engine: str = "auto",
     threads: int | None = None,
     deadline_ms: float | None = None,
+    guard: Restraint | None = None,
     instrument: Instrument | None = None,
 ) -> FusedModel:
     """As ``load``, with an ``instrument`` around the parts."""
@@ -270,6 +285,7 @@ def open_model(
             note="\n".join(text for text in (opened.note, void, slow) if text),
             certified=certified,
             deadline=deadline,
+            guard=guard,
         )
     except BaseException:
         for each in opened.engines.values():

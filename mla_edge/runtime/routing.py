@@ -15,6 +15,11 @@ ESCALATED = "escalated"
 UNKNOWN_MODE = "unknown-mode"
 FULL_ONLY = "full-only"
 DEADLINE = "deadline"
+HEAT = "heat"
+POWER = "power"
+
+HELD_BACK = (DEADLINE, HEAT, POWER)
+"""The last tier was wanted and not asked: no certificate covers such a decision."""
 
 
 @dataclass(frozen=True)
