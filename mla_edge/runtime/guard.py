@@ -26,11 +26,14 @@ PERIOD_S = 1.0
 """Between two readings: a rail of an INA3221 takes some milliseconds of its thread."""
 
 RUNGS = 10
-MARGIN_C = 5.0
+MARGIN_C = 6.0
 """So far below its throttle point the hottest zone is kept."""
 
 AHEAD_S = 10.0
 """A heat sink is slow: what counts is the temperature after so long, if this goes on."""
+
+DWELL_S = 30.0
+"""So long after a move the last tier is not asked for more again."""
 
 BLIND_S = 30.0
 """After so long without a reading the policy is taken up again: the board guards itself."""
@@ -39,7 +42,7 @@ MEAN_S = 10.0
 """Time constant of the mean power that is held against the budget."""
 
 _FULL_BUDGET = 0.97  # what the mean is steered to: with the band just within the budget
-_TREND, _TREND_LEAST = 10, 5  # readings
+_TREND, _TREND_LEAST = 16, 5  # readings
 _NOTCH = 0.75  # of a rung, before it is left: less than one, more than a half
 _NEWS = 100  # that nobody reads are forgotten
 
@@ -97,11 +100,12 @@ class Guard:
         self.watches = bool(health.temperatures_c(root)) or health.power_w(root) is not None
         if power_budget_w is not None:
             _check_budget(power_budget_w, health.power_w(root))
-        self._heat = Lever(gain=0.08, gain_per_s=0.002, band=1.5, most=5.0)  # of degrees
+        self._heat = Lever(gain=0.04, gain_per_s=0.004, band=2.0, most=5.0)  # of degrees
         self._power = Lever(gain=0.5, gain_per_s=0.08, band=0.03, most=0.2)  # of the budget
         self._trends: dict[str, Trend] = {}
         self._mean_w: float | None = None
         self._last_s: float | None = None  # when it was read
+        self._moved_s = -math.inf
         self._hot_s = self._drawn_s = -math.inf  # when temperature and power were last known
         self._credit = 0.0  # of the last tier, in decisions
         self._news: deque[str] = deque(maxlen=_NEWS)
@@ -137,7 +141,10 @@ class Guard:
         power, why_power = self._judge_power(now_s, passed_s)
         is_heat = heat >= power
         self._move(
-            max(heat, power), HEAT if is_heat else POWER, why_heat if is_heat else why_power
+            max(heat, power),
+            HEAT if is_heat else POWER,
+            why_heat if is_heat else why_power,
+            now_s,
         )
 
     def news(self) -> list[str]:
@@ -248,15 +255,18 @@ class Guard:
             return lever.let_go(passed_s), why
         return lever.at, why
 
-    def _move(self, pulled: float, reason: str, why: str) -> None:
-        wanted = pulled * RUNGS
-        before = self.rung
+    def _move(self, pulled: float, reason: str, why: str, now_s: float) -> None:
+        """Up at once; down one rung at a time, and not soon after the last move."""
+        wanted, before = pulled * RUNGS, self.rung.number
         is_end = wanted in (0.0, float(RUNGS))
-        if abs(wanted - before.number) < (0.5 if is_end else _NOTCH):
+        if abs(wanted - before) < (0.5 if is_end else _NOTCH):
             return
         number = round(wanted)
-        if number == before.number:
-            return
+        if number < before:
+            if now_s - self._moved_s < DWELL_S:
+                return
+            number = before - 1
+        self._moved_s = now_s
         self.rung = Rung(number, reason if number else "")
         self._figures.switches += 1
         self._news.append(f"{reason}: {_in_words(self.rung)} ({why})")
