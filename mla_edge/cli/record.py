@@ -45,6 +45,8 @@ def record(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Lose what is recorded under that name.")
     ] = False,
+    power_budget_w: options.PowerBudget = None,
+    no_heat_guard: options.NoHeatGuard = False,
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
@@ -92,6 +94,7 @@ def record(
         settings,
         bundle,
         {"engine": engine, "threads": threads},
+        {"power_budget_w": power_budget_w, "heat": not no_heat_guard},
         web=web,
         as_json=as_json,
         record=open_recorder,

@@ -154,6 +154,19 @@ class Guard:
             told.append(self._news.popleft())
         return told
 
+    def in_words(self) -> str:
+        """How hot it is now, what it draws, and how the last tier is held back."""
+        seen, rung = self.seen, self.rung
+        parts = []
+        if seen.temperatures_c:
+            name = max(seen.temperatures_c, key=seen.temperatures_c.__getitem__)
+            parts.append(f"{name} {seen.temperatures_c[name]:.1f} °C")
+        if seen.power_w is not None:
+            parts.append(f"{seen.power_w:.1f} W")
+        if rung.number:
+            parts.append(f"{rung.reason}: {_in_words(rung)}")
+        return ", ".join(parts)
+
     def to_dict(self, *, decisions: int, seconds: float) -> dict[str, Any] | None:
         """The figures of a run as JSON takes them; None where nothing can be read here."""
         if not self.watches:

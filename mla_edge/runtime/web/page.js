@@ -8,6 +8,9 @@ const REASONS = {
   "single-tier": "is the only tier",
   "unknown-mode": "answers alone: no threshold is known for these modalities",
   "full-only": "answers alone: no threshold holds for these modalities",
+  "deadline": "answers, for the next tier would be late",
+  "heat": "answers, for the board is about to throttle",
+  "power": "answers, for the board draws too much",
 };
 const ABOUT = { ok: "ok", off: "not given", waiting: "waiting", filling: "filling", ended: "ended" };
 
@@ -95,6 +98,8 @@ function showHealth(message) {
   show(ok ? "live" : "bad", ok ? `live, ${rate}` : "stalled");
   $("alarm").hidden = ok;
   if (!ok) put("alarm", reason);
+  $("board").hidden = !message.board;
+  put("board", message.board);
 }
 
 function showDecision(decision) {
