@@ -12,6 +12,7 @@ from pathlib import Path
 from mla_edge.machine_files import GPU_CLOCK, read
 
 _TOTAL_RAILS = ("VDD_IN", "POM_5V_IN")  # what all others hang on, where a board has it
+_DUMMIES = ("PMIC-Die",)  # zones that say 100 °C whatever the weather, up to Xavier
 _COLDEST_C, _HOTTEST_C = -50.0, 150.0  # a zone that is off says -256 °C
 _SLOWING = ("passive", "hot")  # trip points: the kernel lowers clocks, or is about to stop
 _HOLDS_CLOCKS = re.compile(r"throttle|cpufreq|devfreq|processor", re.IGNORECASE)  # not a fan
@@ -130,7 +131,8 @@ def _zones(root: Path) -> list[tuple[str, str]]:
         f"sys/class/thermal/{path.name}"
         for path in sorted((root / "sys/class/thermal").glob("thermal_zone*"))
     ]
-    return [(read(root, f"{at}/type").strip() or at.rpartition("/")[2], at) for at in folders]
+    named = [(read(root, f"{at}/type").strip() or at.rpartition("/")[2], at) for at in folders]
+    return [(name, at) for name, at in named if name not in _DUMMIES]
 
 
 def _number(text: str) -> float | None:
