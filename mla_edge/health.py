@@ -14,6 +14,7 @@ from mla_edge.machine_files import GPU_CLOCK, read
 _TOTAL_RAILS = ("VDD_IN", "POM_5V_IN")  # what all others hang on, where a board has it
 _DUMMIES = ("PMIC-Die",)  # zones that say 100 °C whatever the weather, up to Xavier
 _COLDEST_C, _HOTTEST_C = -50.0, 150.0  # a zone that is off says -256 °C
+_MOST_W = 1000.0  # of a rail; more is nonsense
 _SLOWING = ("passive", "hot")  # trip points: the kernel lowers clocks, or is about to stop
 _HOLDS_CLOCKS = re.compile(r"throttle|cpufreq|devfreq|processor", re.IGNORECASE)  # not a fan
 
@@ -108,12 +109,13 @@ def power_w(root: Path = Path("/")) -> float | None:
                 continue
             rails[label] = None
             if volts is not None and amperes is not None:
-                rails[label] = volts * amperes / 1e6  # of millivolts and milliamperes
+                watts = volts * amperes / 1e6  # of millivolts and milliamperes
+                rails[label] = watts if 0 <= watts < _MOST_W else None
     for name in _TOTAL_RAILS:
         if name in rails:
             return rails[name]
-    watts = [value for value in rails.values() if value is not None]
-    return sum(watts) if watts and len(watts) == len(rails) else None
+    known = [value for value in rails.values() if value is not None]
+    return sum(known) if known and len(known) == len(rails) else None
 
 
 def busy_s(root: Path = Path("/")) -> float | None:

@@ -130,13 +130,17 @@ class Guard:
 
     def step(self) -> None:
         """Read the board once, and move; whatever cannot be read is left out."""
+        self.take(self._read())
+
+    def take(self, seen: Seen) -> None:
+        """Move by a reading of this moment."""
         now_s = self._clock()
         passed_s = 0.0 if self._last_s is None else now_s - self._last_s
         self._last_s = now_s
-        self.seen = self._read()
-        self._figures.add(self.seen, self.rung, passed_s)
-        if self.seen.throttled_by:
-            self._tell_once(f"the board throttles: {', '.join(self.seen.throttled_by)}")
+        self.seen = seen
+        self._figures.add(seen, self.rung, passed_s)
+        if seen.throttled_by:
+            self._tell_once(f"the board throttles: {', '.join(seen.throttled_by)}")
         heat, why_heat = self._judge_heat(now_s, passed_s)
         power, why_power = self._judge_power(now_s, passed_s)
         is_heat = heat >= power
