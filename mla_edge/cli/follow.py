@@ -74,6 +74,7 @@ class Follower:
         """The summary of so many seconds, with what the board came to, where it is watched."""
         shown = self.summary.to_dict(seconds=seconds, drops=drops)
         if self._guard is not None:
+            self._tell_news()
             decisions = self.summary.decisions
             shown["board"] = self._guard.to_dict(decisions=decisions, seconds=seconds)
         return shown
@@ -96,10 +97,12 @@ class Follower:
         if self.view is not None:
             self.view.add(prediction)
         self._output.show(prediction)
-        if self._guard is not None:
-            for words in self._guard.news():
-                self._output.say(words)
+        self._tell_news()
         self._tell_stop("; deciding goes on")
+
+    def _tell_news(self) -> None:
+        for words in self._guard.news() if self._guard is not None else ():
+            self._output.say(words)
 
     def _tell_stop(self, more: str = "") -> None:
         recorder = self.recorder

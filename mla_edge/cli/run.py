@@ -91,6 +91,12 @@ def run_bundle(
             Attended(lambda: load(choose_bundle(bundle), opening), reloads=record is None)
         )
         model = service.model.model
+        if guarding["power_budget_w"] is not None and len(model.bundle.tiers) == 1:
+            typer.echo(
+                "the bundle has one tier: there is no cheaper one to answer instead, so "
+                "nothing is done about the power budget",
+                err=True,
+            )
         fast = settings["as_fast_as_possible"]
         sources = open_sources(stack, model.bundle, wanted, fast)
         recorder = stack.enter_context(record(model)) if record is not None else None

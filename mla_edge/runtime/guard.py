@@ -317,19 +317,21 @@ class _Figures:
 
     def to_dict(self, *, decisions: int, seconds: float) -> dict[str, Any]:
         """Degrees Celsius, watts, joules, seconds."""
+        # Copies: the guard's thread may be counting.
+        hottest_c, rungs_s = self._hottest_c.copy(), self._rungs_s.copy()
         count, total, most = self._watts
         mean_w = total / count if count else None
         joules = mean_w * seconds / decisions if mean_w is not None and decisions else None
         return {
-            "hottest_c": {name: round(self._hottest_c[name], 1) for name in self._hottest_c},
+            "hottest_c": {name: round(hottest_c[name], 1) for name in hottest_c},
             "power_w": None
             if mean_w is None
             else {"mean": round(mean_w, 3), "max": round(most, 3)},
             "joules_per_decision": None if joules is None else round(joules, 5),
             "throttled_s": round(self._throttled_s, 1),
             "rungs_s": {
-                f"{Rung(number).share:g}": round(self._rungs_s[number], 1)
-                for number in sorted(self._rungs_s)
+                f"{Rung(number).share:g}": round(rungs_s[number], 1)
+                for number in sorted(rungs_s)
             },
             "switches": self.switches,
         }
