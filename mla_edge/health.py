@@ -53,8 +53,10 @@ def throttled_by(root: Path = Path("/")) -> list[str]:
     found = []
     for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
         folder = f"sys/class/thermal/{device.name}"
+        if (_number(read(root, f"{folder}/cur_state")) or 0) <= 0:
+            continue
         name = read(root, f"{folder}/type").strip()
-        if _HOLDS_CLOCKS.search(name) and (_number(read(root, f"{folder}/cur_state")) or 0) > 0:
+        if _HOLDS_CLOCKS.search(name):
             found.append(name)
     return found
 
