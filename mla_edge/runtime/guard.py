@@ -110,7 +110,7 @@ class Guard:
         self._credit = 0.0  # of the last tier, in decisions
         self._news: deque[str] = deque(maxlen=_NEWS)
         self._told: set[str] = set()
-        self._over_currents = health.over_currents(root)
+        self._over_currents = self._count_over_currents()
         self._held: Counter[str] = Counter()  # decisions, by reason
         self._figures = _Figures()
         self._stop = threading.Event()
@@ -143,7 +143,7 @@ class Guard:
             self._tell_once(f"the board throttles: {', '.join(seen.throttled_by)}")
         heat, why_heat = self._judge_heat(now_s, passed_s)
         power, why_power = self._judge_power(now_s, passed_s)
-        is_heat = heat >= power
+        is_heat = heat > power or (heat == power and self.rung.reason != POWER)
         self._move(
             max(heat, power),
             HEAT if is_heat else POWER,
@@ -175,7 +175,7 @@ class Guard:
         """The figures of a run as JSON takes them; None where nothing can be read here."""
         if not self.watches:
             return None
-        now, before = health.over_currents(self._root), self._over_currents
+        now, before = self._count_over_currents(), self._over_currents
         return {
             **self._figures.to_dict(decisions=decisions, seconds=seconds),
             "power_budget_w": self.budget_w,
@@ -226,6 +226,12 @@ class Guard:
         except OSError:  # a folder that vanished while it was listed
             return Seen({}, None)
 
+    def _count_over_currents(self) -> int | None:
+        try:
+            return health.over_currents(self._root)
+        except OSError:
+            return None
+
     def _judge_heat(self, now_s: float, passed_s: float) -> tuple[float, str]:
         """Where the lever for heat is now, and why."""
         nearest = None
@@ -235,14 +241,14 @@ class Guard:
                 trend = self._trends.setdefault(name, Trend(_TREND, _TREND_LEAST))
                 trend.add(degrees, now_s)
                 soon_c = trend.at(now_s + AHEAD_S)
-                if degrees >= point_c:
-                    soon_c = max(soon_c, degrees)
-                if nearest is None or soon_c - point_c > nearest[2] - nearest[3]:
-                    nearest = (name, degrees, soon_c, point_c)
+                # A zone that throttles already comes before one that is about to.
+                urgency = (degrees >= point_c, soon_c - point_c)
+                if nearest is None or urgency > nearest[0]:
+                    nearest = (urgency, name, degrees, soon_c, point_c)
         if nearest is None:
             return self._blind(self._heat, self._hot_s, now_s, passed_s, "temperature")
         self._hot_s = now_s
-        name, degrees, soon_c, point_c = nearest
+        _, name, degrees, soon_c, point_c = nearest
         why = f"{name} {degrees:.1f} °C, soon {soon_c:.1f} °C, throttles at {point_c:g} °C"
         if degrees >= point_c:
             return self._heat.pull(), why

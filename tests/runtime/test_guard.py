@@ -18,7 +18,7 @@ from warm_board import RAIL, THROTTLES_C, ZONE, WarmBoard
 import mla_edge
 from mla_edge.cli import app
 from mla_edge.errors import ConfigError
-from mla_edge.runtime.guard import BLIND_S, DWELL_S, RUNGS, Guard, open_guard
+from mla_edge.runtime.guard import BLIND_S, DWELL_S, RUNGS, Guard, Seen, open_guard
 from mla_edge.runtime.reloading import ReloadingModel
 from mla_edge.runtime.routing import HEAT, POWER
 from mla_edge.signals import find_inputs
@@ -201,6 +201,31 @@ def test_a_tree_that_is_gone_as_a_whole_breaks_nothing(tmp_path):
     guard.step()
     assert guard.seen.temperatures_c == {}
     assert guard.in_words() == ""
+
+
+def test_a_zone_that_throttles_comes_before_one_that_is_about_to(tmp_path):
+    shutil.copytree(BOARDS / "agx-xavier-jp5/sys", tmp_path / "sys")
+    board = WarmBoard(tmp_path / "clock")
+    guard = Guard(root=tmp_path, clock=board.clock)
+    for second in range(8):
+        board.now_s = second
+        guard.take(Seen({"CPU-therm": 70.0 + 2 * second, "AUX-therm": 80.0}, None))
+    assert guard.rung.number < RUNGS
+    board.now_s += 1
+    guard.take(Seen({"CPU-therm": 85.9, "AUX-therm": 82.0}, None))
+    assert guard.rung.number == RUNGS
+    assert "(AUX-therm 82.0 °C" in guard.news()[-1]
+
+
+def test_without_throttle_points_the_budget_alone_has_its_say(tmp_path):
+    board = WarmBoard(tmp_path, ambient_c=25.0)
+    guard = Guard(power_budget_w=12.0, heat=False, root=board.root, clock=board.clock)
+    spend(board, guard, 100)
+    spend(board, guard, 400, wanted=0.0)
+    news = guard.news()
+    assert guard.rung.number == 0
+    assert {words.partition(":")[0] for words in news} == {POWER}
+    assert "as the policy says again (mean " in news[-1]
 
 
 def test_throttling_is_told_once_and_its_seconds_are_counted(tmp_path):
