@@ -11,13 +11,16 @@ from pathlib import Path
 
 # Programs that draw a desktop, as /proc/<pid>/comm names them (cut after 15 letters).
 _DESKTOPS = {"Xorg", "Xwayland", "gnome-shell", "gdm-x-session", "lxsession", "xfce4-session"}
-_GPU_CLOCK = re.compile(r"gv11b|gp10b|ga10b|gb10b|gpu")  # of the folders in /sys/class/devfreq
+_HERE = Path("/")  # which no link leads out of
+GPU_CLOCK = re.compile(r"gv11b|gp10b|ga10b|gb10b|gpu")  # of the folders in /sys/class/devfreq
 
 
 def read(root: Path, name: str) -> str:
     """The text of the file ``name`` under ``root``; empty where it cannot be read."""
     path = root / name
     try:
+        if root == _HERE:
+            return path.read_text(encoding="utf-8", errors="replace")
         inside, found = root.resolve(), path.resolve()
         if inside != found and inside not in found.parents:
             return ""
@@ -70,7 +73,7 @@ def clocks_fixed(root: Path) -> bool | None:
     """Whether the clock of the GPU is fixed, as ``jetson_clocks`` does; None: not known."""
     fixed = []
     for folder in sorted((root / "sys/class/devfreq").glob("*")):
-        if _GPU_CLOCK.search(folder.name):
+        if GPU_CLOCK.search(folder.name):
             low, high = (
                 read(root, f"sys/class/devfreq/{folder.name}/{end}_freq").strip()
                 for end in ("min", "max")

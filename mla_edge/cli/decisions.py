@@ -133,8 +133,6 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
         rows.append((what, ", ".join(shares) or "-"))
     if summary["certified"]["decisions"]:
         rows.append(("certified", f"{summary['certified']['share']:.1%} of the decisions"))
-    if summary.get("audits") is not None:
-        rows.append(("audits", _audited(summary["audits"])))
     deadline = summary["deadline"]
     if deadline is not None:
         missed, degraded = (deadline[what]["share"] for what in ("missed", "degraded"))
@@ -160,11 +158,9 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
         for what, count in counts.items()
     ]
     rows.append(("faults", ", ".join(faults) or "none"))
-    if "recording" in summary:
-        rows.append(("recording", _recorded(summary["recording"])))
-    if "replay" in summary:
-        rows += _replayed(summary["replay"])
-    return rows
+    more = {"audits": _audited, "board": _board, "recording": _recorded}
+    rows += [(what, words(summary[what])) for what, words in more.items() if summary.get(what)]
+    return rows + (_replayed(summary["replay"]) if "replay" in summary else [])
 
 
 def _audited(audits: Dict[str, Any]) -> str:
@@ -175,6 +171,24 @@ def _audited(audits: Dict[str, Any]) -> str:
         for mode, found in audits.items()
     ]
     return "; ".join(texts) or "none yet"
+
+
+def _board(board: Dict[str, Any]) -> str:
+    """How hot it grew, what it drew, and what was held back for that."""
+    parts = []
+    hottest = max(board["hottest_c"].items(), key=lambda item: item[1], default=None)
+    if hottest is not None:
+        parts.append(f"{hottest[0]} at most {hottest[1]:.1f} °C")
+    if board["power_w"] is not None:
+        parts.append(f"{board['power_w']['mean']:.1f} W")
+    if board["joules_per_decision"] is not None:
+        parts.append(f"{board['joules_per_decision']:.3g} J a decision")
+    held = [f"{reason} {count}" for reason, count in board["held_back"].items() if count]
+    if held:
+        parts.append(f"by lite for it: {', '.join(held)}")
+    if board["throttled_s"]:
+        parts.append(f"throttled for {board['throttled_s']:.0f} s")
+    return ", ".join(parts) or "-"
 
 
 def _recorded(recording: Dict[str, Any]) -> str:

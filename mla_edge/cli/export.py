@@ -186,7 +186,7 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
                 f"  routing {verb} with {mode['mode']}: {mode['kept']:.0%} kept, "
                 f"break-even {mode['break_even']:.0%}, {mode['cost_ms']:.2f} ms a decision"
             )
-    for one in routing["solo"]:
+    for one in routing.get("solo", ()):  # older reports have none
         if one["threshold"] is not None:
             lines.append(
                 f"  with {one['mode']}, {one['input']} alone is enough for {one['kept']:.0%}: "

@@ -1,7 +1,7 @@
 """Shows decisions as they are made, counts them, and ends as their end was."""
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Dict, Generator, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, Generator, Mapping, Optional, Union
 
 import typer
 
@@ -11,6 +11,7 @@ from mla_edge.cli.interrupts import Interrupts
 from mla_edge.errors import CaptureError, InferenceError, MlaEdgeError, RecordingError
 
 if TYPE_CHECKING:
+    from mla_edge.runtime.guard import Guard
     from mla_edge.runtime.recorder import Recorder
     from mla_edge.runtime.sense import Fault
     from mla_edge.runtime.web.view import View
@@ -27,6 +28,7 @@ class Follower:
         recorder: "Optional[Recorder]" = None,
         deadline_ms: Optional[float] = None,
         view: "Optional[View]" = None,
+        guard: "Optional[Guard]" = None,
     ) -> None:
         """No interrupt comes between showing something and counting it."""
         from mla_edge.runtime.summary import Summary
@@ -39,6 +41,7 @@ class Follower:
         self._interrupts = interrupts
         self.recorder = recorder
         self.view = view
+        self._guard = guard
         self._told_stop = False
 
     def on_fault(self, fault: "Fault") -> None:
@@ -67,6 +70,15 @@ class Follower:
         except (InferenceError, CaptureError, RecordingError) as error:
             self.failure = error  # what was measured until then counts all the same
 
+    def to_dict(self, *, seconds: float, drops: "Mapping[str, int]") -> Dict[str, Any]:
+        """The summary of so many seconds, with what the board came to, where it is watched."""
+        shown = self.summary.to_dict(seconds=seconds, drops=drops)
+        if self._guard is not None:
+            self._tell_news()
+            decisions = self.summary.decisions
+            shown["board"] = self._guard.to_dict(decisions=decisions, seconds=seconds)
+        return shown
+
     def end(self, shown: Dict[str, Any]) -> None:
         """Print the summary; raise the failure, or the exit of an interrupt."""
         if self.failure is None:  # which says it otherwise
@@ -85,7 +97,12 @@ class Follower:
         if self.view is not None:
             self.view.add(prediction)
         self._output.show(prediction)
+        self._tell_news()
         self._tell_stop("; deciding goes on")
+
+    def _tell_news(self) -> None:
+        for words in self._guard.news() if self._guard is not None else ():
+            self._output.say(words)
 
     def _tell_stop(self, more: str = "") -> None:
         recorder = self.recorder

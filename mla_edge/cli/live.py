@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from contextlib import contextmanager
-from typing import Any, Callable, Deque, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from rich.console import Console
 from rich.live import Live
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mla_edge.cli.decisions import Words, in_words
+from mla_edge.runtime.guard import Guard
 from mla_edge.runtime.sense import BACK, Fault
 from mla_edge.signals import InputSpec, Prediction
 
@@ -25,13 +26,13 @@ BAR = 24
 
 
 @contextmanager
-def open_panel(inputs: Sequence[InputSpec]) -> Iterator[Words]:
+def open_panel(inputs: Sequence[InputSpec], guard: Optional[Guard] = None) -> Iterator[Words]:
     """A panel that is gone afterwards, however the run ended; words on a dumb terminal."""
     console = Console(highlight=False)
     if console.is_dumb_terminal:
         yield Words()
         return
-    panel = LivePanel(inputs, console)
+    panel = LivePanel(inputs, console, guard=guard)
     try:
         yield panel
     finally:
@@ -46,9 +47,11 @@ class LivePanel(Words):
         inputs: Sequence[InputSpec],
         console: Console,
         clock: Callable[[], float] = time.monotonic,
+        guard: Optional[Guard] = None,
     ) -> None:
-        """Draw on ``console`` from the first decision on."""
+        """Draw on ``console`` from the first decision on, of the board what ``guard`` sees."""
         super().__init__(clock)
+        self._guard = guard
         self._names = [spec.name for spec in inputs]
         self._console = console
         self._panel = Live(
@@ -114,6 +117,9 @@ class LivePanel(Words):
             ("latency", _curve([row[1] for row in self._recent])),
             ("age", _curve([row[2] for row in self._recent])),
         ]
+        if self._guard is not None and self._guard.watches:
+            style = "yellow" if self._guard.rung.number else ""
+            rows.append(("board", Text(self._guard.in_words(), style=style)))
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim")
         table.add_column(no_wrap=True)

@@ -60,6 +60,20 @@ AuditRate = Annotated[
         min=0.0, max=1.0, help="Put this share of what full did not answer to full as well."
     ),
 ]
+PowerBudget = Annotated[
+    Optional[float],
+    typer.Option(
+        min=0.001,
+        help="Watts that the board may draw on average: with lite, where full is too much.",
+    ),
+]
+NoHeatGuard = Annotated[
+    bool,
+    typer.Option(
+        "--no-heat-guard",
+        help="Ask full as ever when the board is about to throttle because of heat.",
+    ),
+]
 Threads = Annotated[
     Optional[int],
     typer.Option(min=0, help="Of each engine, 0 for every core; default: the profile's."),

@@ -20,6 +20,7 @@ from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdg
 if TYPE_CHECKING:
     from mla_edge.bundle import Bundle
     from mla_edge.runtime.auditing import Alarm
+    from mla_edge.runtime.guard import Guard
     from mla_edge.runtime.model import FusedModel
     from mla_edge.runtime.recorder import Recorder
 
@@ -37,6 +38,8 @@ def run(
     deadline_ms: options.Deadline = None,
     reuse_ms: options.Reuse = None,
     audit_rate: options.AuditRate = None,
+    power_budget_w: options.PowerBudget = None,
+    no_heat_guard: options.NoHeatGuard = False,
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
@@ -63,7 +66,8 @@ def run(
         "reuse_ms": reuse_ms,
         "audit_rate": audit_rate or None,
     }
-    run_bundle(wanted, settings, bundle, opening, web=web, as_json=as_json)
+    guarding = {"power_budget_w": power_budget_w, "heat": not no_heat_guard}
+    run_bundle(wanted, settings, bundle, opening, guarding, web=web, as_json=as_json)
 
 
 def run_bundle(
@@ -71,6 +75,7 @@ def run_bundle(
     settings: Dict[str, Any],
     bundle: Optional[Path],
     opening: Dict[str, Any],
+    guarding: Dict[str, Any],
     *,
     web: Optional[int],
     as_json: bool,
@@ -78,38 +83,51 @@ def run_bundle(
 ) -> None:
     """Run with the sources that are ``wanted``; ``record`` opens what notes it all.
 
-    ``opening`` is what ``mla_edge.load`` takes besides the folder.
+    ``opening`` is what ``mla_edge.load`` takes besides the folder, and ``guarding`` what
+    ``mla_edge.open_guard`` does.
     """
+    import mla_edge
+
     if set(wanted.values()) == {NO_SOURCE}:
         raise ConfigError(
             "--camera none and --mic none leave nothing to run on",
             hint="give at least one, for example --camera sim://digits",
         )
     with Interrupts() as interrupts, ExitStack() as stack:
+        guard = stack.enter_context(mla_edge.open_guard(**guarding))
+        opening = {**opening, "guard": guard}
         service = stack.enter_context(
             Attended(lambda: load(choose_bundle(bundle), opening), reloads=record is None)
         )
         model = service.model.model
+        if guarding["power_budget_w"] is not None and len(model.bundle.tiers) == 1:
+            typer.echo(
+                "the bundle has one tier: there is no cheaper one to answer instead, so "
+                "nothing is done about the power budget",
+                err=True,
+            )
         fast = settings["as_fast_as_possible"]
         sources = open_sources(stack, model.bundle, wanted, fast)
         recorder = stack.enter_context(record(model)) if record is not None else None
         view = stack.enter_context(serving(service.model, web, settings["rate_hz"]))
-        output = _open_output(stack, model.bundle, as_json)
+        output = _open_output(stack, model.bundle, as_json, guard)
         try:
-            follower = Follower(output, interrupts, recorder, service.deadline_ms, view)
+            follower = Follower(output, interrupts, recorder, service.deadline_ms, view, guard)
             _run(service, sources, settings, follower)
         except BrokenPipeError:
             end_output()
 
 
-def _open_output(stack: ExitStack, bundle: "Bundle", as_json: bool) -> Union[JsonLines, Words]:
+def _open_output(
+    stack: ExitStack, bundle: "Bundle", as_json: bool, guard: "Guard"
+) -> Union[JsonLines, Words]:
     if as_json:
         return JsonLines(bundle.inputs)
     if not sys.stdout.isatty():
         return Words()
     from mla_edge.cli.live import open_panel  # loads rich
 
-    return stack.enter_context(open_panel(bundle.inputs))
+    return stack.enter_context(open_panel(bundle.inputs, guard))
 
 
 def end_output() -> None:
@@ -149,7 +167,7 @@ def _run(
     service.stopping()
     specs = find_inputs(service.model.bundle.inputs)
     drops = {specs[name].name: source.drops for name, source in sources.items()}
-    shown = follower.summary.to_dict(seconds=seconds, drops=drops)
+    shown = follower.to_dict(seconds=seconds, drops=drops)
     shown["audits"] = audits_of(service.model.model)
     if recorder is not None:
         recorder.close()

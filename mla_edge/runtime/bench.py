@@ -28,6 +28,7 @@ from mla_edge.signals import Prediction, Tensors, find_inputs
 QUANTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9}
 WARM_UP = 5  # decisions that are not counted: engines allocate on their first runs
 _PATIENCE_S = 15.0  # for the first decisions; then sources that give nothing end it
+_LOOK_S = 1.0  # between looks at the board, which take some milliseconds
 _BUSY = 0.1  # cores that others may use
 
 
@@ -118,6 +119,8 @@ class _Seen:
     decisions: list[Prediction] = field(default_factory=list)
     temperatures_c: list[float] = field(default_factory=list)
     powers_w: list[float] = field(default_factory=list)
+    throttled_by: set[str] = field(default_factory=set)
+    looked_s: float = 0.0
 
 
 def bench(
@@ -169,7 +172,7 @@ def bench(
                     start = _Mark.now(root)
                     continue
                 seen.decisions.append(prediction)
-                if number % 30 == 0:
+                if time.perf_counter() - seen.looked_s >= _LOOK_S:
                     _look(seen, root)
                 if time.perf_counter() - start.wall_s >= plan.duration_s:
                     break
@@ -191,7 +194,7 @@ def bench(
         "first_decision_s": round(first_s, 3),
         "drops": drops,
         **_costs(seen, start, end),
-        "warnings": warnings(start, end, root),
+        "warnings": warnings(start, end, root, sorted(seen.throttled_by)),
     }
 
 
@@ -202,17 +205,29 @@ class _Mark:
     wall_s: float
     own_s: float  # of work, all threads of this process
     all_s: float | None  # of the whole machine
+    over_currents: int | None = None
 
     @classmethod
     def now(cls, root: Path) -> _Mark:
-        return cls(time.perf_counter(), time.process_time(), health.busy_s(root))
+        return cls(
+            time.perf_counter(),
+            time.process_time(),
+            health.busy_s(root),
+            health.over_currents(root),
+        )
 
 
-def warnings(start: _Mark, end: _Mark, root: Path) -> list[str]:
+def warnings(
+    start: _Mark, end: _Mark, root: Path, throttled_by: Sequence[str] = ()
+) -> list[str]:
     """Why these figures may not come out again."""
     found = []
     if machine_files.clocks_fixed(root) is False:
         found.append("the GPU's clock is not fixed: sudo jetson_clocks")
+    if throttled_by:
+        found.append(f"the board was too hot and lowered its clocks: {', '.join(throttled_by)}")
+    if (end.over_currents or 0) > (start.over_currents or 0):
+        found.append("the board drew too much meanwhile, and lowered its clocks for moments")
     if start.all_s is not None and end.all_s is not None:
         others = (end.all_s - start.all_s) - (end.own_s - start.own_s)
         cores = others / max(end.wall_s - start.wall_s, 1e-9)
@@ -234,6 +249,8 @@ def _look(seen: _Seen, root: Path) -> None:
     hottest = max(health.temperatures_c(root).values(), default=None)
     if hottest is not None:
         seen.temperatures_c.append(hottest)
+    seen.throttled_by.update(health.throttled_by(root))
+    seen.looked_s = time.perf_counter()
     power = health.power_w(root)
     if power is not None:
         seen.powers_w.append(power)

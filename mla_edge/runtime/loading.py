@@ -14,6 +14,7 @@ from mla_edge.errors import BundleError, ConfigError
 from mla_edge.runtime.auditing import Auditor, check_rate
 from mla_edge.runtime.change import Memory
 from mla_edge.runtime.deadline import Deadline, check_deadline, measure_usual
+from mla_edge.runtime.guard import Restraint
 from mla_edge.runtime.model import FusedModel, Preprocess
 from mla_edge.runtime.routing import DWELL_TICKS, CascadeRouter, Router
 from mla_edge.runtime.threads import check_threads, profile_threads
@@ -39,6 +40,7 @@ def load(  # noqa: PLR0913 - each is a choice of the user's
     engine: str = "auto",
     threads: int | None = None,
     deadline_ms: float | None = None,
+    guard: Restraint | None = None,
     reuse_ms: float | None = None,
     audit_rate: float | None = None,
 ) -> FusedModel:
@@ -51,7 +53,8 @@ def load(  # noqa: PLR0913 - each is a choice of the user's
 
     With ``deadline_ms``, after the capture of the oldest signal that is used, a dear tier is
     not asked where it would probably be late: the cheaper one's answer counts, with the reason
-    ``deadline``. Each tier is timed here first, for some runs.
+    ``deadline``. Each tier is timed here first, for some runs. A ``guard`` (``open_guard``)
+    leaves decisions to the cheaper tier as the board grows hot or draws too much.
 
     With ``reuse_ms`` a sure decision is used again, for so long after the capture of what it
     was made on, while picture and sound stay as they were: reason ``unchanged``.
@@ -68,6 +71,7 @@ def load(  # noqa: PLR0913 - each is a choice of the user's
         engine=engine,
         threads=threads,
         deadline_ms=deadline_ms,
+        guard=guard,
         reuse_ms=reuse_ms,
         audit_rate=audit_rate,
     )
@@ -79,6 +83,7 @@ def open_model(  # noqa: PLR0913 - each is a choice of the user's
     engine: str = "auto",
     threads: int | None = None,
     deadline_ms: float | None = None,
+    guard: Restraint | None = None,
     reuse_ms: float | None = None,
     audit_rate: float | None = None,
     instrument: Instrument | None = None,
@@ -86,7 +91,7 @@ def open_model(  # noqa: PLR0913 - each is a choice of the user's
     """As ``load``, with an ``instrument`` around the parts."""
     from mla_edge.preprocess import Preprocessor  # needs OpenCV
 
-    options = _Options(deadline_ms, reuse_ms, audit_rate)
+    options = _Options(deadline_ms, guard, reuse_ms, audit_rate)
     if threads is not None:
         check_threads(threads)
     bundle = Bundle.read(folder)
@@ -110,13 +115,17 @@ class _Options:
     """What is wanted of a model besides its bundle, looked at before anything is opened."""
 
     def __init__(
-        self, deadline_ms: float | None, reuse_ms: float | None, audit_rate: float | None
+        self,
+        deadline_ms: float | None,
+        guard: Restraint | None,
+        reuse_ms: float | None,
+        audit_rate: float | None,
     ) -> None:
         if deadline_ms is not None:
             check_deadline(deadline_ms)
         if audit_rate is not None:
             check_rate(audit_rate)
-        self.deadline_ms, self.audit_rate = deadline_ms, audit_rate
+        self.deadline_ms, self.guard, self.audit_rate = deadline_ms, guard, audit_rate
         self.reuse_ms = reuse_ms or 0.0
         self.memory = None if reuse_ms is None else Memory(reuse_ms)
 
@@ -152,6 +161,7 @@ def _assemble(
         certified=dict.fromkeys(certificate.modes, certificate.id),
         certified_sessions=certificate.id if certificate.covers(options.reuse_ms) else None,
         deadline=deadline,
+        guard=options.guard,
         memory=options.memory,
         auditor=auditor,
     )

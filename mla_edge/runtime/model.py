@@ -15,11 +15,13 @@ from mla_edge.errors import InferenceError
 from mla_edge.runtime.auditing import Auditor
 from mla_edge.runtime.change import Memory
 from mla_edge.runtime.deadline import Deadline
+from mla_edge.runtime.guard import Restraint
 from mla_edge.runtime.routing import (
     ALARM,
     ALONE,
     DEADLINE,
     ESCALATED,
+    HELD_BACK,
     LITE_CONFIDENT,
     SINGLE_TIER,
     UNCHANGED,
@@ -53,13 +55,15 @@ class FusedModel:
         deadline: Deadline | None = None,
         memory: Memory | None = None,
         auditor: Auditor | None = None,
+        guard: Restraint | None = None,
     ) -> None:
         """Take an engine for each tier of ``bundle``; most callers want ``mla_edge.load``.
 
         ``runs_on`` says what the engines are, ``engines_key`` the machine that TensorRT's were
         built on, ``note`` why not others; ``certified`` has the id of the certificate of each
         mode that has one, ``certified_sessions`` that of whole sessions, if it covers how
-        decisions are reused; ``deadline`` keeps the dear tiers from coming late, ``memory``
+        decisions are reused; ``deadline`` keeps the dear tiers from coming late, ``guard``
+        from being asked at all, ``memory``
         reuses a decision while nothing changes, ``auditor`` checks some of the cheap ones.
         BundleError says where the engines do not fit the bundle.
         """
@@ -74,6 +78,7 @@ class FusedModel:
         self.auditor = auditor
         self._memory = memory
         self._pending: Callable[[], None] | None = None  # an audit
+        self.guard = guard
         self._tiers = bundle.tiers
         self._engines = [engines[tier.name] for tier in bundle.tiers]
         self._solos = check_solos(bundle, engines)
@@ -119,14 +124,14 @@ class FusedModel:
             latency_ms=(time.perf_counter() - start) * 1e3,
             age_ms=(now_s - min(times.values())) * 1e3,
             truth=sample.truth,
-            certificate=covered if reason != DEADLINE else None,
+            certificate=covered if reason not in HELD_BACK else None,
             degraded=self._degraded(mode, reason),
             probabilities=probabilities,
             shown=_shown(answers.get(tier, {})) if self.shows else None,
         )
         if self._memory is not None:
-            self._memory.keep(made if reason != DEADLINE else None)
-        if tier < len(self._tiers) - 1 and reason != DEADLINE:
+            self._memory.keep(made if reason not in HELD_BACK else None)
+        if tier < len(self._tiers) - 1 and reason not in HELD_BACK:
             self._audit(mode, best, tensors, answers)
         return made
 
@@ -209,7 +214,7 @@ class FusedModel:
     def _degraded(self, mode: str, reason: str) -> tuple[str, ...]:
         """In what way less is kept than was promised."""
         alarmed = self.auditor is not None and mode in self.auditor.alarms
-        return (ALARM,) * alarmed + (DEADLINE,) * (reason == DEADLINE)
+        return (ALARM,) * alarmed + (reason,) * (reason in HELD_BACK)
 
     def _route(
         self,
@@ -256,14 +261,11 @@ class FusedModel:
             cheap = self._judge(mode, tier, tensors, answers, clock)
             if cheap.keep:
                 return tier, LITE_CONFIDENT, cheap.probabilities
-        deadline = self.deadline
-        is_late = deadline is not None and not deadline.allows(
-            self._tiers[last].name, captured_s, clock()
-        )
-        if last and is_late:
+        held_back = self._held_back(captured_s, clock) if last else ""
+        if held_back:
             if cheap is None:
                 cheap = self._judge(mode, tier, tensors, answers, clock)
-            return tier, DEADLINE, cheap.probabilities
+            return tier, held_back, cheap.probabilities
         if why is None:
             why = (cheap.why if cheap is not None else "") or ESCALATED
         return last, why, softmax(self._logits(last, tensors, answers, clock))
@@ -278,6 +280,15 @@ class FusedModel:
     ) -> Verdict:
         logits = self._logits(tier, tensors, answers, clock)
         return self._router.judge(mode, logits, answers[tier].get(SCORE))
+
+    def _held_back(self, captured_s: float, clock: Clock) -> str:
+        """Why the last tier is not to be run now, though it is wanted; empty: it is."""
+        deadline = self.deadline
+        if deadline is not None and not deadline.allows(
+            self._tiers[-1].name, captured_s, clock()
+        ):
+            return DEADLINE
+        return "" if self.guard is None else self.guard.refusal()
 
     def _logits(
         self, tier: int, tensors: Tensors, answers: dict[int, Tensors], clock: Clock

@@ -10,6 +10,7 @@ from typing import Callable
 from mla_edge.bundle import Bundle
 from mla_edge.errors import ConfigError, MlaEdgeError
 from mla_edge.runtime.auditing import Auditor
+from mla_edge.runtime.guard import Restraint
 from mla_edge.runtime.model import Clock, FusedModel
 from mla_edge.signals import Prediction, Sample
 
@@ -56,6 +57,11 @@ class ReloadingModel:
     def auditor(self) -> Auditor | None:
         """What audits the model that decides, if anything does."""
         return self._model.auditor
+
+    @property
+    def guard(self) -> Restraint | None:
+        """What may hold its last tier back."""
+        return self._model.guard
 
     @property
     def shows(self) -> bool:

@@ -9,6 +9,7 @@ from mla_edge.errors import RecordingError
 from mla_edge.recorded_moments import Moment, RecordedMoments
 from mla_edge.recording_reader import Health
 from mla_edge.runtime.model import FusedModel
+from mla_edge.runtime.routing import HEAT, POWER
 from mla_edge.runtime.sense import Fault
 from mla_edge.runtime.summary import Spread
 from mla_edge.signals import Prediction, Sample, find_inputs
@@ -49,12 +50,23 @@ class Comparison:
 _ROUTING = ("tier", "reason", "mode")
 
 
+class _AsRecorded:
+    """Holds the last tier back where it was, for heat and power are not those of now."""
+
+    def __init__(self) -> None:
+        self.reason = ""  # of the recorded decision
+
+    def refusal(self) -> str:
+        return self.reason if self.reason in (HEAT, POWER) else ""
+
+
 class Replay:
     """A model on a recording; each decision has the recorded time and latency."""
 
     def __init__(self, model: FusedModel, path: Path) -> None:
         """Read the recording called ``path``; RecordingError says what is wrong with it."""
         self._model = model
+        self._held = model.guard = _AsRecorded()
         self._moments = RecordedMoments(path, model.bundle.inputs)
         self.reader = self._moments.reader
         self.session = self._moments.session
@@ -102,6 +114,7 @@ class Replay:
         }
 
     def _decide(self, recorded: Prediction, sample: Sample) -> Prediction:
+        self._held.reason = recorded.reason
         made = self._model.infer(sample, clock=lambda: recorded.decision_time_s)
         self.latency_here_ms.add(made.latency_ms)
         replayed = replace(made, latency_ms=recorded.latency_ms)

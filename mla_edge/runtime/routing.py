@@ -22,6 +22,11 @@ DWELL = "dwell"  # lite is sure again, but not for long enough
 LITE_SKIPPED = "lite-skipped"  # it was not sure time and again: it is not asked for a while
 UNCHANGED = "unchanged"  # nothing has changed since the last inference, whose answer it is
 ALARM = "alarm"  # audits say that the certificate no longer holds
+HEAT = "heat"
+POWER = "power"
+
+HELD_BACK = (DEADLINE, HEAT, POWER)
+"""The last tier was wanted and not asked: no certificate covers such a decision."""
 
 DWELL_TICKS = 2
 """After full was needed, so many ticks in a row must be sure before lite answers again."""

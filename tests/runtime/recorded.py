@@ -27,11 +27,21 @@ def session_of(bundle, *, lossless=False, **changes):
     return Session(**{**values, **changes})
 
 
-def record(path, bundle, *, seconds=3.0, camera=CAMERA, mic=MIC, lossless=False, **options):
+def record(
+    path,
+    bundle,
+    *,
+    seconds=3.0,
+    camera=CAMERA,
+    mic=MIC,
+    lossless=False,
+    guard=None,
+    **options,
+):
     """Record a run as fast as possible; its decisions, and the recorder."""
     session = session_of(bundle, lossless=lossless)
     with ExitStack() as stack:
-        model = stack.enter_context(mla_edge.load(bundle.folder, threads=1))
+        model = stack.enter_context(mla_edge.load(bundle.folder, threads=1, guard=guard))
         specs = {spec.kind: spec for spec in bundle.inputs}
         recorder = stack.enter_context(Recorder(Path(path), session, waits=True, **options))
         eyes = ears = None

@@ -172,29 +172,6 @@ def write(root, name, text):
     path.write_text(text)
 
 
-def test_heat_and_power_of_a_board_are_read(tmp_path):
-    for number, (kind, temp) in enumerate(
-        [("cpu-thermal", "48500"), ("gpu-thermal", "-256000")]
-    ):
-        write(tmp_path, f"sys/class/thermal/thermal_zone{number}/type", kind)
-        write(tmp_path, f"sys/class/thermal/thermal_zone{number}/temp", temp)
-    assert health.temperatures_c(tmp_path) == {"cpu-thermal": 48.5}
-    assert health.power_w(tmp_path) is None
-
-    chip = "sys/class/hwmon/hwmon3"
-    write(tmp_path, f"{chip}/name", "ina3221")
-    rails = [("VDD_CPU", 5000, 200), ("VDD_SOC", 5000, 100), ("NC", 9, 9), ("sum", 9, 9)]
-    for number, (label, millivolts, milliamperes) in zip((1, 2, 3, 7), rails):
-        write(tmp_path, f"{chip}/in{number}_label", label)
-        write(tmp_path, f"{chip}/in{number}_input", str(millivolts))
-        write(tmp_path, f"{chip}/curr{number}_input", str(milliamperes))
-    assert health.power_w(tmp_path) == pytest.approx(1.5)
-    write(tmp_path, f"{chip}/in3_label", "VDD_IN")
-    write(tmp_path, f"{chip}/in3_input", "19000")
-    write(tmp_path, f"{chip}/curr3_input", "1000")
-    assert health.power_w(tmp_path) == pytest.approx(19.0)
-
-
 def test_a_machine_that_is_busy_or_not_fixed_is_warned_of(tmp_path):
     start = measuring._Mark(0.0, 0.0, 100.0)
     end = measuring._Mark(10.0, 5.0, 120.0)  # 20 s of work, 5 of them ours
@@ -208,3 +185,11 @@ def test_a_machine_that_is_busy_or_not_fixed_is_warned_of(tmp_path):
         "the GPU's clock is not fixed: sudo jetson_clocks"
     ]
     assert health.busy_s() > 0
+
+
+def test_a_board_that_was_too_hot_or_drew_too_much_is_warned_of(tmp_path):
+    start = measuring._Mark(0.0, 0.0, 100.0, over_currents=3)
+    end = measuring._Mark(10.0, 5.0, 105.0, over_currents=4)
+    hot, hungry = measuring.warnings(start, end, tmp_path, ["cpu-throttle-alert"])
+    assert "too hot and lowered its clocks: cpu-throttle-alert" in hot
+    assert "drew too much" in hungry

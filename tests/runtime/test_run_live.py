@@ -10,8 +10,10 @@ import sys
 import pytest
 from colours import INPUTS
 from rich.console import Console
+from warm_board import THROTTLES_C, WarmBoard
 
 from mla_edge.cli.live import LivePanel
+from mla_edge.runtime.guard import Guard
 from mla_edge.runtime.sense import Fault
 from mla_edge.signals import Prediction
 from mla_edge.testing import FakeClock
@@ -94,3 +96,20 @@ def test_the_panel_says_what_is_wrong_until_it_is_well_again():
         assert "silent  20 ms old" in rows["audio"]
     finally:
         panel.stop()
+
+
+def test_the_panel_says_how_hot_the_board_is_and_what_that_holds_back(tmp_path):
+    board = WarmBoard(tmp_path, ambient_c=THROTTLES_C)
+    guard = Guard(root=tmp_path, clock=board.clock)
+    guard.step()
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
+    panel = LivePanel(INPUTS, console, FakeClock(), guard=guard)
+    try:
+        panel.show(
+            Prediction("red", 0.5, "lite", "heat", "image", {"image": 0.0}, 0.0, 5.0, 20.0)
+        )
+    finally:
+        panel.stop()
+    assert "cpu-thermal 11" in screen.getvalue()
+    assert "heat: the last tier is not asked any more" in screen.getvalue()

@@ -90,6 +90,7 @@ class Events:
                 name: {"state": state, "why": why, "used": used}
                 for name, (state, why, used) in view.states().items()
             },
+            "board": "" if view.guard is None else view.guard.in_words(),
             "drops": dict(view.drops()),
             "rows": [_row(row, start_s) for row in rows],
             "faults": [_fault(told) for told in faults],

@@ -8,6 +8,7 @@ from typing import Iterator
 import mla_edge
 from mla_edge import health
 from mla_edge.errors import MissingDependency
+from mla_edge.runtime.guard import Guard
 from mla_edge.runtime.web.view import BOUNDS_S, Buckets, View
 
 try:
@@ -80,6 +81,8 @@ class _Run(Collector):
         yield drops
         yield from self._audits()
         yield from self._states()
+        if view.guard is not None:
+            yield from _rung(view.guard)
         yield from _machine()
 
     def _audits(self) -> Iterator[Metric]:
@@ -124,6 +127,14 @@ class _Run(Collector):
             )
 
 
+def _rung(guard: Guard) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "mla_edge_last_tier_share",
+        "How much of what is left to it the last tier is asked for, for heat and power.",
+        guard.rung.share,
+    )
+
+
 def _machine() -> Iterator[Metric]:
     heat = GaugeMetricFamily(
         "mla_edge_temperature_celsius", "Of each thermal zone.", labels=("zone",)
@@ -135,6 +146,16 @@ def _machine() -> Iterator[Metric]:
     watts = health.power_w()
     if watts is not None:
         yield GaugeMetricFamily("mla_edge_power_watts", "Of the whole board.", watts)
+    clocks = GaugeMetricFamily("mla_edge_clock_hertz", "At present.", labels=("clock",))
+    for name, mhz in health.clocks_mhz().items():
+        clocks.add_metric((name,), mhz * 1e6)
+    if clocks.samples:
+        yield clocks
+    yield GaugeMetricFamily(
+        "mla_edge_throttled",
+        "How many parts have their clocks lowered because of heat.",
+        len(health.throttled_by()),
+    )
 
 
 def _histogram(name: str, title: str, buckets: Buckets) -> Metric:

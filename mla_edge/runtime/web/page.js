@@ -12,8 +12,10 @@ const REASONS = {
   "dwell": "answers on: a cheaper tier is sure again, but not for long enough",
   "lite-skipped": "was asked at once: a cheaper tier was unsure time and again",
   "unchanged": "said so before, and nothing has changed since",
-  "deadline": "had to answer: a dearer tier would have been late",
   "alarm": "answers alone: audits say that the certificate no longer holds",
+  "deadline": "answers, for the next tier would be late",
+  "heat": "answers, for the board is about to throttle",
+  "power": "answers, for the board draws too much",
 };
 const ABOUT = { ok: "ok", off: "not given", waiting: "waiting", filling: "filling", ended: "ended" };
 
@@ -101,6 +103,8 @@ function showHealth(message) {
   show(ok ? "live" : "bad", ok ? `live, ${rate}` : "stalled");
   $("alarm").hidden = ok;
   if (!ok) put("alarm", reason);
+  $("board").hidden = !message.board;
+  put("board", message.board);
 }
 
 function showDecision(decision) {

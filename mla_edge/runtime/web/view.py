@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Callable, Mapping, NamedTuple
 
 from mla_edge.runtime.auditing import Auditor
+from mla_edge.runtime.guard import Guard
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.reloading import ReloadingModel
 from mla_edge.runtime.sense import BACK, ENDED, FILLING, OK, WAITING, Fault, Source
@@ -98,6 +99,7 @@ class View:
         """Nothing seen yet of a run of ``model``; ``rate_hz`` is its pace, where it has one."""
         self.bundle = model.bundle
         self.runs_on = model.runs_on
+        self.guard = model.guard if isinstance(model.guard, Guard) else None
         self._model = model
         self.decisions = 0
         self.newest: Moment | None = None
