@@ -19,7 +19,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,10 +144,10 @@ def stamped_model(folder: Path, stamps: list[float]) -> Iterator[FusedModel]:
     """The bundle, noting the stamp of each picture that it decides on."""
 
     def watch(parts: Parts) -> Parts:
-        def see(sample: Sample) -> Tensors:
+        def see(sample: Sample, filled: Collection[str] = ()) -> Tensors:
             frame: Any = sample.signals.get("image")
             stamps[:] = [] if frame is None else [read_stamp(frame.image)]
-            return preprocess(sample)
+            return preprocess(sample, filled)
 
         preprocess: Any = parts.preprocess
         assert isinstance(preprocess, Preprocessor)
