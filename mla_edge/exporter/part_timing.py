@@ -148,7 +148,12 @@ def _recognise(
         gpu = Gpu().hold()
         stack.callback(gpu.release)
         workspace_mb = choose_workspace(request.build, profile)
-        yield bundle, archives, _TensorRT(request, bindings, target, gpu, workspace_mb, steps)
+        timings = Path(stack.enter_context(tempfile.TemporaryDirectory())) / TIMING_CACHE
+        yield (
+            bundle,
+            archives,
+            _TensorRT(request, bindings, target, gpu, workspace_mb, timings, steps),
+        )
 
 
 def _archives(bundle: Bundle) -> dict[str, PartArchive]:
@@ -316,14 +321,14 @@ class _TensorRT:
         target: Target,
         gpu: Gpu,
         workspace_mb: int,
+        timings: Path,
         steps: Steps,
     ) -> None:
         self._request, self._bindings, self._gpu = request, bindings, gpu
-        self._workspace_mb, self._steps = workspace_mb, steps
+        self._workspace_mb, self._timings, self._steps = workspace_mb, timings, steps
         self.title = bindings.title
         parts = (target.gpu or gpu.facts.name, target.module, bindings.title, target.power_mode)
         self.measured_on = ", ".join(str(part) for part in parts if part)
-        self._timings = tempfile.TemporaryDirectory()
 
     def time(
         self, archive: PartArchive, graphs: list[Path], described: Mapping[str, Any]
@@ -359,7 +364,7 @@ class _TensorRT:
             float_layers=archive.float_layers,
             workspace_mb=self._workspace_mb,
             optimisation_level=self._request.optimisation_level,
-            timing_cache=None if rtx else str(Path(self._timings.name) / TIMING_CACHE),
+            timing_cache=None if rtx else str(self._timings),
             capabilities=RTX_CAPABILITIES if rtx else (),
         )
         run_build(self._bindings.flavour, spec, plan, self._steps.progress)
