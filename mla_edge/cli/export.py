@@ -58,7 +58,9 @@ def export(
     ] = False,
     target_latency_ms: Annotated[
         Optional[float],
-        typer.Option(help="Prune a tier to this latency, on one thread of this processor."),
+        typer.Option(
+            help="Prune a tier to this latency: one thread here, or by --latency-table."
+        ),
     ] = None,
     target_speedup: Annotated[
         Optional[float],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Protocol
@@ -19,12 +19,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Protocol
 import numpy as np
 
 from mla_edge.bundle import Bundle, sha256_of, write_atomically
-from mla_edge.engines.target import RTX_CAPABILITIES
 from mla_edge.errors import BundleError, ConfigError
-from mla_edge.exporter.building import BuildRequest, choose_workspace, recognise
-from mla_edge.exporter.built_engines import TIMING_CACHE
-from mla_edge.exporter.engine_build import BuildSpec
-from mla_edge.exporter.engine_process import run_build
 from mla_edge.exporter.latency_table import Idle, LatencyTable, Rung
 from mla_edge.exporter.part_archive import (
     PartArchive,
@@ -34,15 +29,12 @@ from mla_edge.exporter.part_archive import (
     unpack,
 )
 from mla_edge.exporter.runs import judge_widths, machine, open_engines, time_in_turns
-from mla_edge.exporter.steps import OnStep, Steps, hash_of
+from mla_edge.exporter.steps import OnStep, StepEvent, Steps, hash_of
 from mla_edge.exporter.table_file import TableFile, write_tables
 from mla_edge.profiles import load_profile_of
 
 if TYPE_CHECKING:
     from mla_edge.engines import Engine
-    from mla_edge.engines.bindings import Bindings
-    from mla_edge.engines.cuda import Gpu
-    from mla_edge.engines.sidecar import Target
 
 
 @dataclass(frozen=True)
@@ -56,16 +48,6 @@ class TableRequest:
     again: bool = False  # also what an interrupted run has measured
     root: Path = Path("/")
 
-    @property
-    def build(self) -> BuildRequest:
-        """How its engines are built."""
-        return BuildRequest(
-            self.bundle,
-            workspace_mb=self.workspace_mb,
-            optimisation_level=self.optimisation_level,
-            root=self.root,
-        )
-
 
 @dataclass(frozen=True)
 class TableResult:
@@ -76,7 +58,7 @@ class TableResult:
     seconds: float
 
 
-class _Place(Protocol):
+class Place(Protocol):
     """What runs graphs here."""
 
     title: str
@@ -90,7 +72,11 @@ class _Place(Protocol):
         ...
 
 
-def measure(request: TableRequest, on_step: OnStep) -> TableResult:
+def _silent(event: StepEvent) -> None:
+    """Nobody listens."""
+
+
+def measure(request: TableRequest, on_step: OnStep = _silent) -> TableResult:
     """Time every part in the bundle on this machine, and write the tables.
 
     BundleError: the bundle has no parts, or is for another machine. ExportError: TensorRT
@@ -113,7 +99,7 @@ def measure(request: TableRequest, on_step: OnStep) -> TableResult:
     return TableResult(request.table, file, time.monotonic() - began)
 
 
-def describe(request: TableRequest, on_step: OnStep) -> dict[str, Any]:
+def describe(request: TableRequest, on_step: OnStep = _silent) -> dict[str, Any]:
     """What ``measure`` would do; everything is read and checked, nothing is written."""
     with _recognise(request, Steps(on_step)) as (bundle, archives, place):
         rows = archives.items()
@@ -130,30 +116,20 @@ def describe(request: TableRequest, on_step: OnStep) -> dict[str, Any]:
 @contextmanager
 def _recognise(
     request: TableRequest, steps: Steps
-) -> Iterator[tuple[Bundle, dict[str, PartArchive], _Place]]:
+) -> Iterator[tuple[Bundle, dict[str, PartArchive], Place]]:
     """The bundle, its parts by tier, and what runs them here, until the end of the block."""
     _check_place(request)
     bundle = Bundle.read(request.bundle)
     profile = load_profile_of(bundle)
-    with ExitStack() as stack:
-        if profile.tensorrt is None:
-            bundle.check_hashes()
-            archives = _archives(bundle)
-            yield bundle, archives, _OnnxRuntime()
-            return
-        archives = _archives(bundle)
-        bundle, profile, bindings, target = recognise(request.build, steps)
-        from mla_edge.engines.cuda import Gpu
+    archives = _archives(bundle)
+    if profile.tensorrt is None:
+        bundle.check_hashes()
+        yield bundle, archives, _OnnxRuntime()
+        return
+    from mla_edge.exporter.part_engines import open_tensorrt
 
-        gpu = Gpu().hold()
-        stack.callback(gpu.release)
-        workspace_mb = choose_workspace(request.build, profile)
-        timings = Path(stack.enter_context(tempfile.TemporaryDirectory())) / TIMING_CACHE
-        yield (
-            bundle,
-            archives,
-            _TensorRT(request, bindings, target, gpu, workspace_mb, timings, steps),
-        )
+    with open_tensorrt(request, steps) as place:
+        yield bundle, archives, place
 
 
 def _archives(bundle: Bundle) -> dict[str, PartArchive]:
@@ -195,7 +171,7 @@ def _writable(path: Path) -> Iterator[None]:
 
 
 def _measure_tier(
-    bundle: Bundle, archive: PartArchive, place: _Place, finished: _Finished, steps: Steps
+    bundle: Bundle, archive: PartArchive, place: Place, finished: _Finished, steps: Steps
 ) -> LatencyTable:
     """Whole graphs first, then group by group."""
     path = bundle.folder / archive_name(archive.tier)
@@ -247,7 +223,7 @@ class _Finished:
         request: TableRequest,
         bundle: Bundle,
         archives: Mapping[str, PartArchive],
-        place: _Place,
+        place: Place,
     ) -> None:
         self._path = request.table.with_name(f"{request.table.name}.partial")
         self._key = hash_of(
@@ -307,64 +283,3 @@ class _OnnxRuntime:
             lambda: open_engines(named, threads=1), feed_all, time.thread_time
         )
         return [taken[path.name] for path in graphs]
-
-
-class _TensorRT:
-    """Engines that are built here, run as the bundle's own are: copies are in their time."""
-
-    threads = 0
-
-    def __init__(  # noqa: PLR0913 - what a build needs
-        self,
-        request: TableRequest,
-        bindings: Bindings,
-        target: Target,
-        gpu: Gpu,
-        workspace_mb: int,
-        timings: Path,
-        steps: Steps,
-    ) -> None:
-        self._request, self._bindings, self._gpu = request, bindings, gpu
-        self._workspace_mb, self._timings, self._steps = workspace_mb, timings, steps
-        self.title = bindings.title
-        parts = (target.gpu or gpu.facts.name, target.module, bindings.title, target.power_mode)
-        self.measured_on = ", ".join(str(part) for part in parts if part)
-
-    def time(
-        self, archive: PartArchive, graphs: list[Path], described: Mapping[str, Any]
-    ) -> list[np.ndarray]:
-        from mla_edge.engines.trt import TensorRTEngine
-
-        plans = {path.name: path.with_suffix(".plan") for path in graphs}
-        for graph in graphs:
-            self._build(archive, graph, plans[graph.name])
-
-        @contextmanager
-        def open_all() -> Iterator[dict[str, Engine]]:
-            with ExitStack() as stack:
-                yield {
-                    name: stack.enter_context(
-                        closing(TensorRTEngine(plan, self._bindings, self._gpu))
-                    )
-                    for name, plan in plans.items()
-                }
-
-        def feed_all(engines: Mapping[str, Engine]) -> dict[str, Any]:
-            return {name: make_feed(described, e.inputs) for name, e in engines.items()}
-
-        taken = time_in_turns(open_all, feed_all, time.perf_counter)
-        return [taken[path.name] for path in graphs]
-
-    def _build(self, archive: PartArchive, graph: Path, plan: Path) -> None:
-        rtx = self._bindings.flavour == "rtx"
-        spec = BuildSpec(
-            graph=str(graph),
-            precision=archive.precision,
-            carries_types=archive.carries_types,
-            float_layers=archive.float_layers,
-            workspace_mb=self._workspace_mb,
-            optimisation_level=self._request.optimisation_level,
-            timing_cache=None if rtx else str(self._timings),
-            capabilities=RTX_CAPABILITIES if rtx else (),
-        )
-        run_build(self._bindings.flavour, spec, plan, self._steps.progress)
