@@ -1,6 +1,7 @@
 """The whole round: parts in a bundle, a table measured by ``build``, an export by that table.
 
-On ONNX Runtime everything is real. The real TensorRT-RTX builds parts where it is installed; how a board times them is in test_part_engines.py.
+On ONNX Runtime everything is real. The real TensorRT-RTX builds parts where it is installed.
+How a board times them is in test_part_engines.py.
 """
 
 import dataclasses
