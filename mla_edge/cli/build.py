@@ -9,9 +9,11 @@ from typing_extensions import Annotated
 
 from mla_edge.cli.interrupts import Interrupts
 from mla_edge.cli.progress import show_progress
+from mla_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from mla_edge.exporter.building import BuildResult
+    from mla_edge.exporter.part_timing import TableRequest
 
 
 def build(
@@ -33,6 +35,13 @@ def build(
     again: Annotated[
         bool, typer.Option("--again", help="Build also where equal engines are there.")
     ] = False,
+    latency_table: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Measure what every width costs here into this file, and build nothing else "
+            "(export with --latency-parts)."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be built; write nothing.")
     ] = False,
@@ -43,10 +52,21 @@ def build(
     """Build and prove a bundle's TensorRT engines on this machine.
 
     Each engine is compared with the float network on the golden samples; the bundle gets its
-    engines only when all of them pass.
+    engines only when all of them pass. With --latency-table it measures instead.
     """
     from mla_edge.exporter import building
 
+    if latency_table is not None:
+        if dla:
+            raise ConfigError(
+                "--latency-table is of the GPU: --dla has no part in it",
+                hint="leave --dla out; it is for the build of the bundle's own engines",
+            )
+        from mla_edge.exporter.part_timing import TableRequest
+
+        table = TableRequest(bundle, latency_table, workspace_mb, level, again)
+        _measure(table, dry_run, as_json)
+        return
     request = building.BuildRequest(
         bundle=bundle,
         max_drop=max_drop,
@@ -62,6 +82,47 @@ def build(
         result = building.build(request, on_step)
     shown = _summary(result)
     typer.echo(json.dumps(shown) if as_json else "\n".join(_words(shown)))
+
+
+def _measure(request: "TableRequest", dry_run: bool, as_json: bool) -> None:
+    """With ``--latency-table``: time the parts of the bundle's tiers."""
+    from mla_edge.exporter import part_timing
+
+    with Interrupts() as interrupts, show_progress(interrupts) as on_step:
+        if dry_run:
+            plan = part_timing.describe(request, on_step)
+            lines = [f"would measure {plan['table']} with {plan['with']}:"]
+            lines += [f"  {step}" for step in plan["steps"]]
+            typer.echo(json.dumps(plan) if as_json else "\n".join(lines))
+            return
+        result = part_timing.measure(request, on_step)
+    tables = result.file.tables
+    tiers = {
+        tier: {
+            "whole_ms": table.whole_ms,
+            "groups": len(table.rows),
+            "idle": len(table.idle),
+            "left_out": list(table.left_out),
+            "measured_on": table.measured_on,
+            "precision": table.precision,
+        }
+        for tier, table in tables.items()
+    }
+    if as_json:
+        seconds = round(result.seconds, 2)
+        shown = {"ok": True, "table": str(result.path), "tiers": tiers, "seconds": seconds}
+        typer.echo(json.dumps(shown))
+        return
+    typer.echo(f"{result.path}: written ({result.seconds:.0f} s)")
+    for tier, found in tiers.items():
+        typer.echo(
+            f"  {tier}: {found['whole_ms']:.3f} ms with nothing pruned, "
+            f"{found['groups']} groups, {found['precision']}, on {found['measured_on']}"
+        )
+    typer.echo(
+        f"  next, where you export: mla-edge export --profile {result.file.profile} "
+        f"--latency-table {result.path.name} --target-speedup 1.5"
+    )
 
 
 def _summary(result: "BuildResult") -> Dict[str, Any]:

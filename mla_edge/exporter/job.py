@@ -37,6 +37,7 @@ class Job:
     max_drop: float = 1.0  # points of accuracy that each graph may lose
     dla: str = ""  # the form of INT8 for a DLA, where one is asked for
     goal: LatencyGoal | None = None  # how fast one tier is to become
+    latency_parts: bool = False  # put into the bundle what a board needs to measure a table
 
     @property
     def threads(self) -> int:

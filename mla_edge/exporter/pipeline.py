@@ -13,6 +13,7 @@ from typing import Any, Mapping
 from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
 from mla_edge.errors import ConfigError
 from mla_edge.exporter import report as reporting
+from mla_edge.exporter.bundle_files import write_graphs
 from mla_edge.exporter.calibration import (
     FILES,
     CalibrationSpec,
@@ -43,9 +44,7 @@ from mla_edge.exporter.publishing import (
 from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
 from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
-from mla_edge.exporter.runs import machine
 from mla_edge.exporter.shipped_ranges import ranges_to_use
-from mla_edge.exporter.showing import show, shown_by
 from mla_edge.exporter.solo import add_solos
 from mla_edge.exporter.steps import (
     OnStep,
@@ -85,6 +84,8 @@ class ExportRequest:
     target_speedup: float | None = None  # against that tier with nothing pruned
     target_tier: str = ""  # the last one, where a goal is set
     weights: Path | None = None  # of ``mla-edge adapt``, in place of the network's own
+    latency_table: Path | None = None  # measured by ``mla-edge build --latency-table``
+    latency_parts: bool = False  # put into the bundle what such a measurement needs
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def export(
             max_drop=request.max_drop,
             dla=plan.dla,
             goal=plan.goal,
+            latency_parts=request.latency_parts,
         )
         held = hold_back(job)
         results = [export_tier(job, part, held) for part in plan.network.tiers]
@@ -218,6 +220,7 @@ def load(request: ExportRequest, steps: Steps) -> Plan:
             request.target_tier,
             names,
             profile,
+            request.latency_table,
         )
     target = request.out / f"{network.name}-{profile.name}"
     check_target(target)
@@ -249,6 +252,8 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
             todo.append(f"{part.tier.name}: prune {how.shares}")
             if request.data is not None:
                 todo.append(f"{part.tier.name}: distil on {request.data}")
+        if request.latency_parts:
+            todo.append(f"{part.tier.name}: its parts at each width, for a latency table")
         todo.append(f"{part.tier.name}: to ONNX, opset {plan.profile.opset}, {plan.precision}")
         todo += plan.recipe.qat.plan(part.tier.name, plan.precision, request.data)
         if plan.dla:
@@ -294,7 +299,8 @@ def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha25
         request.max_drop,
         request.golden,
         request.dla,
-        plan.goal and (str(plan.goal), plan.goal.tier, machine()),
+        plan.goal and plan.goal.fingerprint,
+        request.latency_parts,
     )
 
 
@@ -361,22 +367,6 @@ def describe(
             "versions": versions(),
         },
     }
-
-
-def write_graphs(folder: Path, network: Network, results: list[TierResult]) -> None:
-    """Copy every tier's two graphs into the bundle, what a DLA takes, a table of latency."""
-    (folder / "graphs").mkdir()
-    shown = {part.tier.name: shown_by(part.module) for part in network.tiers}
-    for result in results:
-        for source, suffix in ((result.tensorrt_graph, ""), (result.cpu_graph, ".cpu")):
-            copy = folder / "graphs" / f"{result.name}{suffix}.onnx"
-            copy.write_bytes(show(source.read_bytes(), shown[result.name]))
-        if result.dla is not None:
-            result.dla.copy_into(folder)
-        if result.goal is not None:
-            (folder / "latency").mkdir(exist_ok=True)
-            table = result.goal.table.to_json()
-            reporting.write_json(folder / "latency" / f"{result.name}.json", table)
 
 
 def write_manifest(

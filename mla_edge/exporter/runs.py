@@ -8,14 +8,16 @@ import platform
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, Mapping, Sequence
+from typing import Callable, ContextManager, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from mla_edge.engines import Engine, open_engine
+from mla_edge.exporter.latency_table import Idle
 from mla_edge.exporter.steps import versions
 from mla_edge.signals import Tensors
 
+SESSIONS = 8
 _WARM_UP, _RUNS = 3, 12  # of one session
 _STUDENT = 2.365  # Student's t at 97.5 %, of eight values; less of more
 
@@ -70,28 +72,64 @@ def measure_costs(
 
 
 def time_runs(
-    cases: Mapping[str, tuple[Path, Tensors]], *, sessions: int = 8
+    cases: Mapping[str, tuple[Path, Tensors]], *, sessions: int = SESSIONS
 ) -> dict[str, np.ndarray]:
     """Milliseconds of a run of each graph on its own feed: [sessions] by name, in turns.
 
-    Each is the median of some runs of a session that was opened anew: where its memory comes to
-    lie makes the same graph some hundredths faster or slower. One thread, and the processor's
-    time instead of the clock's, so that what other processes take is not counted.
+    One thread of ONNX Runtime, and the processor's time instead of the clock's, so that what
+    other processes take is not counted.
     """
-    taken = {name: np.zeros(sessions) for name in cases}
-    for session in range(sessions):
-        runs: dict[str, list[float]] = {name: [] for name in cases}
-        graphs = {name: path for name, (path, _) in cases.items()}
-        with open_engines(graphs, threads=1) as engines:
+    graphs = {name: path for name, (path, _) in cases.items()}
+    feeds = {name: feed for name, (_, feed) in cases.items()}
+    return time_in_turns(
+        lambda: open_engines(graphs, threads=1), lambda _: feeds, time.thread_time, sessions
+    )
+
+
+def time_in_turns(
+    open_all: Callable[[], ContextManager[Mapping[str, Engine]]],
+    feed_all: Callable[[Mapping[str, Engine]], Mapping[str, Tensors]],
+    clock: Callable[[], float],
+    sessions: int = SESSIONS,
+) -> dict[str, np.ndarray]:
+    """Milliseconds by ``clock`` (in seconds) of a run of each engine: [sessions] by name.
+
+    All engines run in turns. Each value is the median of some runs of a session that was opened
+    anew: where its memory comes to lie makes the same graph some hundredths faster or slower.
+    ``feed_all`` gives every engine's inputs.
+    """
+    taken: dict[str, list[float]] = {}
+    for _ in range(sessions):
+        with open_all() as engines:
+            feeds = feed_all(engines)
+            runs: dict[str, list[float]] = {name: [] for name in engines}
             for turn in range(_WARM_UP + _RUNS):
-                for name, (_, feed) in cases.items():
-                    began = time.thread_time()
-                    engines[name].run(feed)
+                for name, engine in engines.items():
+                    began = clock()
+                    engine.run(feeds[name])
                     if turn >= _WARM_UP:
-                        runs[name].append((time.thread_time() - began) * 1e3)
+                        runs[name].append((clock() - began) * 1e3)
         for name, values in runs.items():
-            taken[name][session] = np.median(values)
-    return taken
+            taken.setdefault(name, []).append(float(np.median(values)))
+    return {name: np.array(values) for name, values in taken.items()}
+
+
+def judge_widths(
+    group: str, taken: Mapping[int, np.ndarray]
+) -> tuple[dict[int, float], list[Idle]]:
+    """The widths of ``group`` that make its part faster, with milliseconds, and the others.
+
+    ``taken`` is [sessions] by width, in turns. The whole width is always among the faster.
+    """
+    whole = max(taken)
+    row, idle = {}, []
+    for width, ms in taken.items():
+        saved_ms, noise_ms = saving(taken[whole], ms)
+        if width == whole or saved_ms > noise_ms:
+            row[width] = float(np.median(ms))
+        else:
+            idle.append(Idle(f"{group} at {width}", saved_ms, noise_ms))
+    return row, idle
 
 
 def saving(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:

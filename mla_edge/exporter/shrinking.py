@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping
 
-import torch
-
 from mla_edge.errors import ConfigError, ExportError
 from mla_edge.exporter.contest import (
     KNAPSACK,
@@ -21,24 +19,21 @@ from mla_edge.exporter.contest import (
     score,
     with_widths,
 )
-from mla_edge.exporter.float_graphs import (
-    calibration_feeds,
-    example_feed,
-    make_float_graphs,
-    without_adapters,
-)
+from mla_edge.exporter.float_graphs import calibration_feeds, example_feed, without_adapters
 from mla_edge.exporter.held_back import hold_back
 from mla_edge.exporter.importance import measure_losses
-from mla_edge.exporter.int8 import choose_cpu_graph, choose_ranges, matching
+from mla_edge.exporter.int8 import choose_cpu_graph
 from mla_edge.exporter.job import kept_json
-from mla_edge.exporter.latency_table import Idle, LatencyTable, allowed_widths
-from mla_edge.exporter.pruning import ROUND_TO, Group, find_groups
+from mla_edge.exporter.latency_table import Idle, LatencyTable
 from mla_edge.exporter.runs import machine, time_runs
 from mla_edge.exporter.steps import hash_of
-from mla_edge.exporter.tracing import scopes_of
+from mla_edge.exporter.table_file import check_fit, table_of
+from mla_edge.exporter.tier_widths import find_options, make_width_graphs, rounding
 from mla_edge.exporter.width_search import (
     Attempt,
     Found,
+    Times,
+    by_table,
     cheapest_widths,
     find_uniform,
     find_widths,
@@ -48,11 +43,11 @@ from mla_edge.exporter.width_timer import WidthTimer
 
 if TYPE_CHECKING:
     from mla_edge.exporter.job import HeldBack, Job
+    from mla_edge.exporter.pruning import Group
+    from mla_edge.exporter.table_file import TableFile
     from mla_edge.networks import TierNetwork
-    from mla_edge.profiles import DeviceProfile
 
 _SAMPLES = 32  # through the network for each width of each group
-_INT8_CHANNELS = 32  # that a tensor core of a GPU takes at a time (TensorRT's kCHW32)
 
 
 @dataclass(frozen=True)
@@ -61,8 +56,9 @@ class Reached:
 
     facts: Mapping[str, Any]  # for the report
     table: LatencyTable
-    whole: Path  # the graph for a processor, nothing pruned
+    whole: Path | None  # the graph for a processor, nothing pruned; None: not timed here
     target_ms: float
+    expected_ms: float  # of the widths chosen, by the table
 
 
 def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Reached]:
@@ -74,11 +70,20 @@ def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Re
     assert goal is not None
     name, part = part.tier.name, without_adapters(part)
     whole_job = with_widths(job, name, {})
-    whole_graph, form = _whole_graph(whole_job, part, held)
-    groups, options = _groups(job, part)
+    groups, options = _options(job, part)
+    whole_graph: Path | None = None
     with tempfile.TemporaryDirectory() as folder:
-        timer = _timer(whole_job, part, groups, options, form, Path(folder))
-        table, least_ms = _table(whole_job, part, timer, options, form)
+        if goal.given is not None:
+            table = _given_table(job, part, goal.given, options)
+            form, time_widths = table.precision, by_table(table)
+            least_ms = table.expect(cheapest_widths(table))
+        else:
+            whole_graph, form = _whole_graph(whole_job, part, held)
+            timer = make_width_graphs(
+                WidthTimer, whole_job, part, groups, options, form, Path(folder)
+            )
+            table, least_ms = _table(whole_job, part, timer, options, form)
+            time_widths = timer.time
         target_ms = goal.target_ms(table.whole_ms)
         facts: dict[str, Any] = {
             "wanted": str(goal),
@@ -88,6 +93,7 @@ def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Re
             "precision": form,
             "threads": table.threads,
             "measured_on": table.measured_on,
+            "timed_here": goal.given is None,
             "left_out": list(table.left_out),
             "attempts": [],
             "rolled_back": [],
@@ -96,20 +102,21 @@ def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Re
             "verdict": "it is as fast as that with nothing pruned",
         }
         if target_ms >= table.whole_ms:
-            return whole_job, Reached(facts, table, whole_graph, target_ms)
+            return whole_job, Reached(facts, table, whole_graph, target_ms, table.whole_ms)
         if least_ms > target_ms:
+            where = "here" if goal.given is None else f"on {table.measured_on}"
+            times = math.floor(100 * table.whole_ms / least_ms) / 100
             raise ConfigError(
                 f"{name} cannot become {goal}: with nothing pruned it takes "
-                f"{table.whole_ms:.2f} ms here, and with the narrowest widths {least_ms:.2f} "
-                f"ms ({math.floor(100 * table.whole_ms / least_ms) / 100:.2f} times faster)",
+                f"{table.whole_ms:.2f} ms {where}, and with the narrowest widths "
+                f"{least_ms:.2f} ms ({times:.2f} times faster)",
                 hint="ask for less, or for a smaller network",
             )
         losses = _losses(job, part, groups, options, table)
-        found, uniform = _search(job, part, groups, timer, table, losses, target_ms)
-    entrants = [Entrant(KNAPSACK, found.chosen.widths, found.chosen.predicted_ms)]
+        found, uniform = _search(job, part, groups, time_widths, table, losses, target_ms)
+    entrants = [_entrant(KNAPSACK, found.chosen, whole_graph)]
     if uniform is not None:
-        share, attempt = uniform
-        entrants.append(Entrant(UNIFORM, attempt.widths, attempt.predicted_ms, share))
+        entrants.append(_entrant(UNIFORM, uniform[1], whole_graph, uniform[0]))
     tuned = hold_back(job, "tune")
     scores = score(job, part, form, (whole_graph, table.whole_ms), entrants, held, tuned)
     kept, verdict = choose(scores, target_ms)
@@ -124,15 +131,27 @@ def shrink_to_goal(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Job, Re
         verdict=verdict,
     )
     widths = next(entrant.widths for entrant in entrants if entrant.name == kept)
-    return with_widths(job, name, widths), Reached(facts, table, whole_graph, target_ms)
+    reached = Reached(facts, table, whole_graph, target_ms, table.expect(widths))
+    return with_widths(job, name, widths), reached
+
+
+def _entrant(
+    name: str, attempt: Attempt, whole: Path | None, share: float | None = None
+) -> Entrant:
+    expected_ms = attempt.measured_ms if whole is None else None
+    return Entrant(name, attempt.widths, attempt.predicted_ms, share, expected_ms)
 
 
 def check_reached(job: Job, part: TierNetwork, reached: Reached, graph: Path) -> Reached:
     """Time the graph that goes into the bundle; ExportError if it is not as fast as asked for.
 
-    Layers that INT8 breaks may have come to be in float since the widths were chosen.
+    Layers that INT8 breaks may have come to be in float since the widths were chosen. By a
+    table of elsewhere nothing is timed here: what it expects is said, and the machine that it
+    is of measures it with ``mla-edge build`` or ``bench``.
     """
     name = part.tier.name
+    if reached.whole is None:
+        return replace(reached, facts={**reached.facts, "reached_ms": reached.expected_ms})
     with job.steps.step("check_latency", name):
         feed = example_feed(job, part)
         taken = time_runs({"": (reached.whole, feed), name: (graph, feed)}, sessions=16)
@@ -147,12 +166,6 @@ def check_reached(job: Job, part: TierNetwork, reached: Reached, graph: Path) ->
     return replace(reached, facts={**reached.facts, "reached_ms": reached_ms})
 
 
-def rounding(profile: DeviceProfile, precision: str) -> int:
-    """What the widths of a tier are multiples of: 32 for INT8 on a GPU, otherwise 16."""
-    on_gpu = profile.tensorrt is not None and precision == "int8"
-    return _INT8_CHANNELS if on_gpu else ROUND_TO
-
-
 def _whole_graph(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Path, str]:
     """The tier's graph for a processor with nothing pruned, and its precision."""
     folder, graph = make_graphs(job, part, job.precision)
@@ -162,49 +175,15 @@ def _whole_graph(job: Job, part: TierNetwork, held: HeldBack) -> tuple[Path, str
     return chosen, form
 
 
-def _groups(job: Job, part: TierNetwork) -> tuple[list[Group], dict[str, list[int]]]:
-    """The groups that have more than one width, and their widths."""
-    feed = example_feed(job, part)
-    example = [torch.from_numpy(feed[name]) for name in part.tier.inputs]
-    channels = rounding(job.profile, job.precision)
-    groups = find_groups(part.module, example)
-    options = {
-        group.layer: allowed_widths(group.width, 1 if group.kind == "heads" else channels)
-        for group in groups
-    }
-    groups = [group for group in groups if len(options[group.layer]) > 1]
+def _options(job: Job, part: TierNetwork) -> tuple[list[Group], dict[str, list[int]]]:
+    """`find_options`; ConfigError where the tier has none."""
+    groups, options = find_options(job, part)
     if not groups:
         raise ConfigError(
             f"{part.tier.name}: no width of this tier can be pruned",
             hint="export without --target-speedup and --target-latency-ms",
         )
-    return groups, {group.layer: options[group.layer] for group in groups}
-
-
-def _timer(
-    job: Job,
-    part: TierNetwork,
-    groups: list[Group],
-    options: Mapping[str, list[int]],
-    form: str,
-    folder: Path,
-) -> WidthTimer:
-    """What times the tier with any widths; ``job`` prunes nothing of it."""
-    untaught = replace(job, trains=False, precision="fp32")
-    narrower = {group: widths[len(widths) // 2 - 1] for group, widths in options.items()}
-    pruned = with_widths(untaught, part.tier.name, narrower)
-    graph = make_float_graphs(untaught, part) / "float.onnx"
-    feed = example_feed(job, part)
-    return WidthTimer(
-        graph,
-        make_float_graphs(pruned, part) / "float.onnx",
-        scopes_of(part.module, part.tier.inputs, feed, part.tier.name),
-        {group.layer: group.width for group in groups},
-        feed,
-        folder,
-        ranges=choose_ranges(job, part, graph).ranges if form == "int8" else None,
-        keep_float=matching(graph, job.recipe.tier(part.tier.name).keep_float),
-    )
+    return groups, options
 
 
 def _table(
@@ -227,6 +206,21 @@ def _table(
     key = hash_of("latency_table", job.base, name, options, form, opset, keep, machine())
     found = kept_json(job, "latency_table", name, key, measure)
     return LatencyTable.from_json(found["table"]), float(found["ms"])
+
+
+def _given_table(
+    job: Job, part: TierNetwork, given: TableFile, options: Mapping[str, list[int]]
+) -> LatencyTable:
+    """The tier's table among those that were ``given``; ConfigError where it is of another."""
+    name = part.tier.name
+    table = table_of(given, name, job.profile.name)
+    # For a processor an export may choose float where INT8 is slower: so may its parts be.
+    either = [job.precision, *(["fp32"] if job.profile.tensorrt is None else [])]
+    shapes = {key: value.shape for key, value in example_feed(job, part).items()}
+    check_fit(table, given.inputs[name], shapes, options, either)
+    with job.steps.step("latency_table", name):
+        job.steps.note(f"{table.whole_ms:.2f} ms, measured on {table.measured_on}")
+    return table
 
 
 def _losses(
@@ -256,7 +250,7 @@ def _search(  # noqa: PLR0913 - what is known of the widths, and what they are t
     job: Job,
     part: TierNetwork,
     groups: list[Group],
-    timer: WidthTimer,
+    time_widths: Times,
     table: LatencyTable,
     losses: Mapping[str, Mapping[int, float]],
     target_ms: float,
@@ -267,14 +261,14 @@ def _search(  # noqa: PLR0913 - what is known of the widths, and what they are t
     channels = rounding(job.profile, job.precision)
 
     def search() -> dict[str, Any]:
-        found = find_widths(table, losses, parts, target_ms, timer.time)
+        found = find_widths(table, losses, parts, target_ms, time_widths)
         if found is None:
             raise ExportError(
                 f"knapsack: {part.tier.name} reached {target_ms:.2f} ms when the table was "
                 "measured, and now no widths do",
                 hint="export again when nothing else runs on this machine, or ask for less",
             )
-        uniform = find_uniform(table, heads, channels, target_ms, timer.time)
+        uniform = find_uniform(table, heads, channels, target_ms, time_widths)
         chosen = found.chosen
         job.steps.note(
             f"{chosen.measured_ms:.2f} ms measured, {chosen.predicted_ms:.2f} ms by the table, "
@@ -282,7 +276,9 @@ def _search(  # noqa: PLR0913 - what is known of the widths, and what they are t
         )
         return {"found": asdict(found), "uniform": uniform and [uniform[0], asdict(uniform[1])]}
 
-    key = hash_of("knapsack", table.to_json(), losses, target_ms, heads, channels)
+    key = hash_of(
+        "knapsack", table.to_json(), losses, target_ms, heads, channels, str(job.goal)
+    )
     kept = kept_json(job, "knapsack", part.tier.name, key, search)
     found = Found(
         Attempt(**kept["found"]["chosen"]),

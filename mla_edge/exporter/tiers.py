@@ -17,6 +17,7 @@ from mla_edge.exporter.float_graphs import calibration_feeds, make_float_graphs
 from mla_edge.exporter.held_back import compare
 from mla_edge.exporter.int8 import RangesOrigin, choose_cpu_graph, quantize_tier
 from mla_edge.exporter.job import HeldBack, Job
+from mla_edge.exporter.latency_parts import make_parts
 from mla_edge.exporter.operators import check_operators
 from mla_edge.exporter.qat import hold_or_learn
 from mla_edge.exporter.sensitivity import LayerSensitivity, layer_table
@@ -47,6 +48,7 @@ class TierResult:
     sensitivity: Sequence[LayerSensitivity] = ()  # of the layers in INT8, worst first
     goal: Reached | None = None  # where the tier had one of latency
     qat: Mapping[str, Any] | None = None  # the fine-tune in INT8, where there was one
+    parts: Path | None = None  # of the unpruned tier at each width, where they were asked for
 
     @property
     def worst_drop(self) -> float:
@@ -88,6 +90,7 @@ class TierResult:
 def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     """Everything from the network's tier to two graphs and what is known of them."""
     name = part.tier.name
+    parts = make_parts(job, part, held) if job.latency_parts else None
     goal: Reached | None = None
     if job.goal is not None and job.goal.tier == name:
         job, goal = shrink_to_goal(job, part, held)
@@ -153,6 +156,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         sensitivity=table,
         goal=goal,
         qat=qat,
+        parts=parts,
     )
 
 

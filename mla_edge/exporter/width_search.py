@@ -53,6 +53,19 @@ def cheapest_widths(table: LatencyTable) -> dict[str, int]:
     return {g: min(row, key=lambda width: row[width]) for g, row in table.rows.items()}
 
 
+def by_table(table: LatencyTable) -> Times:
+    """What ``table`` expects of any widths, where the machine that it is of is not here."""
+
+    def expected(
+        choices: Mapping[str, Mapping[str, int]], sessions: int
+    ) -> dict[str, np.ndarray]:
+        found = {"": table.whole_ms}
+        found.update((name, table.expect(widths)) for name, widths in choices.items())
+        return {name: np.full(sessions, ms) for name, ms in found.items()}
+
+    return expected
+
+
 def measured_ms(table: LatencyTable, taken: Mapping[str, np.ndarray], name: str) -> float:
     """What the choice called ``name`` takes where nothing pruned takes what the table says.
 

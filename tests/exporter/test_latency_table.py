@@ -1,17 +1,21 @@
 import dataclasses
 import json
+import zlib
 
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 
 from mla_edge.errors import ConfigError
-from mla_edge.exporter.latency_table import Idle, LatencyTable, allowed_widths
-from mla_edge.exporter.onnx_graph import to_onnx
+from mla_edge.exporter.latency_table import Idle, LatencyTable, Rung, allowed_widths
+from mla_edge.exporter.layers import find_layers
+from mla_edge.exporter.onnx_graph import load_model, to_onnx
 from mla_edge.exporter.pruning import prune
 from mla_edge.exporter.quantization import calibrate
 from mla_edge.exporter.runs import saving, time_runs
 from mla_edge.exporter.tracing import example_inputs, scopes_of
+from mla_edge.exporter.width_graphs import with_stand_ins
 from mla_edge.exporter.width_timer import WidthTimer
 
 TABLE = LatencyTable(
@@ -36,9 +40,22 @@ def test_a_width_between_two_is_on_the_line_between_them():
     assert TABLE.predict({"feed": 48}) == pytest.approx(4.0 - 0.2)
 
 
+def test_whole_graphs_that_were_timed_correct_what_the_parts_promise():
+    assert TABLE.expect({"feed": 16}) == TABLE.predict({"feed": 16})
+    half = Rung({"feed": 32, "heads": 2, "odd": 8}, 3.8)  # the parts promise 3.5 ms
+    least = Rung({"feed": 16, "heads": 2}, 3.75)  # and 3.4 ms
+    table = dataclasses.replace(TABLE, ladder=(half, least))
+    assert table.expect({}) == 4.0
+    assert table.expect({"feed": 32, "heads": 2}) == 3.8
+    assert table.expect({"feed": 48, "heads": 3}) == pytest.approx(3.9)
+    assert table.expect(least.widths) == 3.75
+    noisy = dataclasses.replace(TABLE, ladder=(half, Rung(least.widths, 3.9)))
+    assert noisy.expect({"feed": 32, "heads": 2}) == noisy.expect(least.widths) == 3.9
+
+
 def test_a_table_comes_back_from_json_as_it_was():
-    text = json.dumps(TABLE.to_json())
-    assert LatencyTable.from_json(json.loads(text)) == TABLE
+    table = dataclasses.replace(TABLE, ladder=(Rung({"feed": 32}, 3.5),))
+    assert LatencyTable.from_json(json.loads(json.dumps(table.to_json()))) == table
 
 
 @pytest.mark.parametrize(
@@ -123,3 +140,34 @@ def test_only_the_time_of_the_processor_counts(exported):
     assert all((ms > 0).all() for ms in taken.values())
     ratio = np.median(taken["one"]) / np.median(taken["two"])
     assert 0.5 < ratio < 2  # the same graph
+
+
+def test_weights_that_stand_in_are_as_large_pack_well_and_leave_nothing_to_fold(exported):
+    model = load_model(exported[0])
+    filled = with_stand_ins(model)
+    before, after = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer}
+                     for m in (model, filled))  # fmt: skip
+    layers = {layer.weight.name for layer in find_layers(model)}
+    for name, value in before.items():
+        if name not in layers:
+            assert np.array_equal(value, after[name])
+            continue
+        assert np.sqrt(np.mean(after[name] ** 2)) == pytest.approx(
+            np.sqrt(np.mean(value**2)), rel=0.3
+        )
+        assert np.abs(after[name]).min() > 0
+        if value.size > 2000:
+            packed = zlib.compress(after[name].tobytes())
+            assert len(packed) < 0.1 * len(zlib.compress(value.tobytes()))
+    assert [node.SerializeToString() for node in filled.graph.node] == [
+        node.SerializeToString() for node in model.graph.node
+    ]
+
+
+def test_they_take_as_long_as_the_networks_own(exported):
+    folder = exported[0].parent
+    path = folder / "stand-ins.onnx"
+    path.write_bytes(with_stand_ins(load_model(exported[0])).SerializeToString())
+    sample = exported[3]
+    taken = time_runs({"own": (exported[0], sample), "other": (path, sample)}, sessions=4)
+    assert 0.6 < np.median(taken["other"]) / np.median(taken["own"]) < 1.6

@@ -23,6 +23,7 @@ from mla_edge.exporter import (
     pipeline,
     publishing,
     shrinking,
+    tier_widths,
     width_search,
 )
 from mla_edge.exporter.goal import LatencyGoal
@@ -540,7 +541,7 @@ def test_a_goal_that_is_met_already_prunes_nothing(hasty, cache):
 
 
 def test_a_network_with_no_width_to_prune_cannot_have_a_goal(alarms, cache, monkeypatch):
-    monkeypatch.setattr(shrinking, "find_groups", lambda module, example: [])
+    monkeypatch.setattr(tier_widths, "find_groups", lambda module, example: [])
     with pytest.raises(ConfigError, match="no width of this tier can be pruned"):
         export(dataclasses.replace(alarms, target_speedup=1.2), cache=cache)
 
