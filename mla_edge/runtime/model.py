@@ -20,6 +20,7 @@ from mla_edge.runtime.routing import (
     ALARM,
     ALONE,
     DEADLINE,
+    DWELL,
     ESCALATED,
     HELD_BACK,
     LITE_CONFIDENT,
@@ -134,6 +135,11 @@ class FusedModel:
         if tier < len(self._tiers) - 1 and reason not in HELD_BACK:
             self._audit(mode, best, tensors, answers)
         return made
+
+    @property
+    def certified(self) -> frozenset[str]:
+        """The modes that a certificate covers here."""
+        return frozenset(self._certified)
 
     def settle(self) -> None:
         """Do the audit that is due, if one is: a loop does so after it gave the decision.
@@ -265,7 +271,9 @@ class FusedModel:
         if held_back:
             if cheap is None:
                 cheap = self._judge(mode, tier, tensors, answers, clock)
-            return tier, held_back, cheap.probabilities
+            # In a dwell lite was sure enough, and is only waited for: its answer is as good.
+            reason = LITE_CONFIDENT if cheap.why == DWELL else held_back
+            return tier, reason, cheap.probabilities
         if why is None:
             why = (cheap.why if cheap is not None else "") or ESCALATED
         return last, why, softmax(self._logits(last, tensors, answers, clock))
