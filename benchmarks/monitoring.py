@@ -1,10 +1,10 @@
 """A certified bundle on a recording whose pictures grow bad half-way: do audits notice?
 
-    python benchmarks/monitoring.py BUNDLE [--seconds 120] [--audit-rate 0.05] [--json]
+    python benchmarks/monitoring.py BUNDLE [--seconds 120] [--audit-rate 0.5] [--json]
 
 BUNDLE is one of ``digits`` that is certified for pictures, as `mla-edge certify` does it. The
 simulator's camera is recorded for so many seconds as it is, then for as many with what
-``--blur`` and ``--noise`` do to it. The recording is replayed with audits, and once without.
+``--occlude``, ``--blur`` and ``--noise`` do to it. The recording is replayed with audits, and once without.
 What is to be seen: no alarm in the first half, one soon after the change, and more right after
 it than without audits, for the full tier answers then.
 """
@@ -37,11 +37,11 @@ CAMERA = "sim://digits?size=160x120&seed=11"
 class Spoiled:
     """A camera whose pictures are spoilt from a moment on."""
 
-    def __init__(self, camera: Any, from_s: float, blur_px: float, noise: float) -> None:
-        """Spoil what ``camera`` gives after ``from_s``."""
+    def __init__(self, camera: Any, from_s: float, **how: float) -> None:
+        """Spoil what ``camera`` gives after ``from_s``, as ``degrade`` does it."""
         self.drops = 0
         self._camera, self._from_s = camera, from_s
-        self._how = {"blur_px": blur_px, "noise": noise}
+        self._how = how
         self._rng = np.random.default_rng(0)
 
     def read(self, timeout_s: float) -> Frame:
@@ -73,7 +73,8 @@ def record(bundle: Bundle, path: Path, args: argparse.Namespace) -> None:
         model = stack.enter_context(mla_edge.load(bundle.folder, threads=1))
         recorder = stack.enter_context(Recorder(path, session, waits=True))
         camera = stack.enter_context(mla_edge.open_camera(CAMERA, as_fast_as_possible=True))
-        spoiled = Spoiled(camera, args.seconds, args.blur, args.noise)
+        how = {"blur_px": args.blur, "noise": args.noise, "occlude": args.occlude}
+        spoiled = Spoiled(camera, args.seconds, **how)
         predictions = mla_edge.run(
             model,
             recorder.watch(spoiled),
@@ -152,9 +153,8 @@ def words(found: dict[str, Any]) -> str:
     lines = ["| | decisions | right | by full |", "|---|---|---|---|"]
     for name, parts in found["rows"].items():
         for when, row in parts.items():
-            lines.append(
-                f"| {name}, {when} | {row['decisions']} | {row['right']:.1%} | {row['full']:.1%} |"
-            )
+            shares = f"{row['right']:.1%} | {row['full']:.1%}"
+            lines.append(f"| {name}, {when} | {row['decisions']} | {shares} |")
     lines += [f"{each['after_s']:.1f} s after: {each['says']}" for each in found["alarms"]]
     return "\n".join(lines or ["no alarm"])
 
@@ -164,9 +164,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--audit-rate", type=float, default=0.05)
-    parser.add_argument("--blur", type=float, default=2.0)
-    parser.add_argument("--noise", type=float, default=40.0)
+    parser.add_argument("--audit-rate", type=float, default=0.5)
+    parser.add_argument("--occlude", type=float, default=0.4, help="share of the picture")
+    parser.add_argument("--blur", type=float, default=0.0, help="pixels")
+    parser.add_argument("--noise", type=float, default=0.0, help="grey levels")
     parser.add_argument("--json", action="store_true", help="print JSON, not Markdown")
     args = parser.parse_args()
     try:

@@ -7,6 +7,7 @@ e-process (`certify.Monitor`), which may be looked at after every audit.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Callable, Mapping, Protocol, Sequence
@@ -16,6 +17,9 @@ from mla_edge.errors import ConfigError
 
 FALSE_ALARMS = 0.01
 """The chance that a rung whose certificate holds is ever left, however long it is watched."""
+
+APART_S = 1.0
+"""Between two audits, at least."""
 
 
 class Rung(Protocol):
@@ -85,11 +89,19 @@ class Auditor:
         self._ladders = {mode: list(rungs) for mode, rungs in ladders.items() if rungs}
         self._monitors = {mode: _watch(rungs[-1]) for mode, rungs in self._ladders.items()}
         self._retreat = retreat
+        self._last_s = -math.inf  # of the last audit
         self._counts: dict[str, list[int]] = {}  # by mode: audits, disagreements
 
-    def draws(self) -> bool:
-        """Whether this decision is audited."""
-        return self._draw.random() < self.rate
+    def draws(self, time_s: float) -> bool:
+        """Whether the decision on what was captured at ``time_s`` is audited.
+
+        None is within a second of the last one: moments of one scene are not independent, and
+        the test counts on audits that are nearly so.
+        """
+        if abs(time_s - self._last_s) < APART_S or self._draw.random() >= self.rate:
+            return False
+        self._last_s = time_s
+        return True
 
     def add(self, mode: str, disagrees: bool) -> None:
         """Count an audit of ``mode``; on an alarm go to the rung below."""

@@ -133,7 +133,7 @@ class FusedModel:
         if self._memory is not None:
             self._memory.keep(made if reason not in HELD_BACK else None)
         if tier < len(self._tiers) - 1 and reason not in HELD_BACK:
-            self._audit(mode, best, tensors, answers)
+            self._audit(mode, best, max(times.values()), tensors, answers)
         return made
 
     @property
@@ -187,7 +187,8 @@ class FusedModel:
         """``kept`` as the answer to ``sample``, ``age_ms`` after what it was decided on."""
         best = self.bundle.labels.index(kept.label)
         answers: dict[int, Tensors] = {}
-        self._audit(kept.mode, best, lambda: dict(self._preprocess(sample)), answers)
+        newest_s = max(times.values())
+        self._audit(kept.mode, best, newest_s, lambda: dict(self._preprocess(sample)), answers)
         now_s = clock()
         return dataclasses.replace(
             kept,
@@ -203,11 +204,16 @@ class FusedModel:
         )
 
     def _audit(
-        self, mode: str, best: int, inputs: Callable[[], Tensors], answers: dict[int, Tensors]
+        self,
+        mode: str,
+        best: int,
+        time_s: float,
+        inputs: Callable[[], Tensors],
+        answers: dict[int, Tensors],
     ) -> None:
         """Draw whether to ask the last tier too, when there is time, what it says."""
         auditor = self.auditor
-        if auditor is None or not auditor.draws():
+        if auditor is None or not auditor.draws(time_s):
             return
 
         def ask() -> None:

@@ -63,13 +63,20 @@ def test_without_a_certificate_audits_are_counted_and_no_more():
 
 def test_so_many_are_drawn():
     auditor, _, _ = listened(rate=0.1)
-    assert 0.08 < np.mean([auditor.draws() for _ in range(5000)]) < 0.12
+    assert 0.08 < np.mean([auditor.draws(2.0 * tick) for tick in range(5000)]) < 0.12
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, float("nan")])
 def test_a_rate_is_a_share(rate, small_bundle):
     with pytest.raises(ConfigError, match="audit_rate is"):
         mla_edge.load(small_bundle.folder, audit_rate=rate)
+
+
+def test_no_two_are_of_one_second():
+    auditor, _, _ = listened(rate=1.0)
+    drawn = [tick / 30 for tick in range(300) if auditor.draws(tick / 30)]
+    assert len(drawn) == 10
+    assert min(np.diff(drawn)) >= 0.999
 
 
 def engine(label):
@@ -97,22 +104,23 @@ def audited(tmp_path):
 
 def test_an_audit_is_done_after_the_decision_was_given(audited):
     model, engines = audited
-    first = model.infer(sample(image=frame("red")))
+    first = model.infer(sample(image=frame("red", 1.0)))
     assert (first.tier, len(engines["full"].calls)) == ("lite", 0)
     model.settle()
     assert len(engines["full"].calls) == 1
     assert model.auditor.counts() == {"image": (1, 1)}
     model.settle()
-    model.infer(sample(image=frame("red")))
-    model.infer(sample(image=frame("red")))  # does the audit that nobody gave time
+    model.infer(sample(image=frame("red", 1.5)))  # too soon for another
+    model.infer(sample(image=frame("red", 2.5)))
+    model.infer(sample(image=frame("red", 3.0)))  # does the audit that nobody gave time
     assert model.auditor.counts() == {"image": (2, 2)}
 
 
 def test_after_an_alarm_full_answers_and_each_decision_says_why(audited):
     model, engines = audited
     made = []
-    for _ in range(40):
-        made.append(model.infer(sample(image=frame("red"))))
+    for second in range(0, 80, 2):
+        made.append(model.infer(sample(image=frame("red", second))))
         model.settle()
     assert (made[0].reason, made[0].degraded, made[0].certificate) == (
         "lite-confident",
@@ -140,7 +148,7 @@ def test_what_nothing_has_changed_of_is_not_inferred_again_until_it_is_old(small
     assert again.age_ms == pytest.approx(10)
     assert again.capture_time_s == {"image": 1.05}
     assert (red.label, red.reason, late.reason) == ("red", "lite-confident", "lite-confident")
-    assert model.auditor.counts() == {"image": (3, 0)}  # the last one was not given time
+    assert model.auditor.counts() == {"image": (1, 0)}
 
 
 def test_an_unsure_decision_is_made_anew(small_bundle):
