@@ -224,11 +224,13 @@ class FileCamera:
 
 
 class FileMicrophone(FileCamera):
-    """Sound of a file, 20 ms further with each read."""
+    """Sound of a file, 20 ms further with each read, with the noise of a microphone."""
 
     def __init__(self, count, start_s=1000.0):
+        noise = np.random.default_rng(0)
         self._frames = iter(
-            Sound(np.full(800, 0.9, np.float32), 800, start_s + n * 0.02) for n in range(count)
+            Sound(noise.normal(0.9, 0.01, 800).astype(np.float32), 800, start_s + n * 0.02)
+            for n in range(count)
         )
 
 
