@@ -1,19 +1,17 @@
 """``run``: a bundle on a camera and a microphone."""
 
-import os
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
 
-import typer
-
 from mla_edge.cli import options
 from mla_edge.cli.attended import Attended
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
+from mla_edge.cli.outputs import end_output, say
 from mla_edge.cli.web import serving
 from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
 
@@ -89,7 +87,7 @@ def run_bundle(
         try:
             follower = Follower(output, interrupts, recorder, service.deadline_ms, view)
             _run(service, sources, settings, follower)
-        except BrokenPipeError:
+        except BrokenPipeError:  # the reader has left
             end_output()
 
 
@@ -101,11 +99,6 @@ def _open_output(stack: ExitStack, bundle: "Bundle", as_json: bool) -> Union[Jso
     from mla_edge.cli.live import open_panel  # loads rich
 
     return stack.enter_context(open_panel(bundle.inputs))
-
-
-def end_output() -> None:
-    """The reader of our output has left; Python would complain of it once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(
@@ -155,7 +148,7 @@ def choose_bundle(bundle: Optional[Path]) -> Path:
     if bundle is not None:
         return bundle
     chosen = select_bundle(Path())
-    typer.echo(f"bundle {chosen.folder}, made {chosen.created}", err=True)
+    say(f"bundle {chosen.folder}, made {chosen.created}")
     return chosen.folder
 
 
@@ -165,7 +158,7 @@ def load(folder: Path, opening: Dict[str, Any]) -> "FusedModel":
 
     model = mla_edge.load(folder, **opening)
     if model.note:
-        typer.echo(model.note, err=True)
+        say(model.note)
     return model
 
 
@@ -184,7 +177,7 @@ def open_sources(
             continue
         if name not in specs:
             kinds = " or ".join(SENSES[name])
-            typer.echo(f"{flags[name]} is not used: the bundle takes no {kinds}", err=True)
+            say(f"{flags[name]} is not used: the bundle takes no {kinds}")
             continue
         spec = specs[name]
         try:
