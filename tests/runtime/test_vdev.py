@@ -1,18 +1,18 @@
 """A real V4L2 camera and a real ALSA microphone, in a small guest kernel that has them.
 
-MLA_EDGE_VDEV names the script ``vdev.sh``, which runs a command in there; without it they
-are skipped. Each test runs a few lines of Python in the guest and judges what they print.
+See guest.py. Each test runs a few lines of Python in the guest and judges what they print.
 """
 
 import json
 import os
 import subprocess
 import sys
-import textwrap
 import wave
 
+import guest
 import numpy as np
 import pytest
+from guest import in_guest
 
 import mla_edge
 from mla_edge.signals import Sample
@@ -24,98 +24,9 @@ try:
 except (ImportError, OSError) as error:  # OSError: there is no PortAudio
     pytest.skip(f"sounddevice cannot be imported: {error}", allow_module_level=True)
 
-VDEV = os.environ.get("MLA_EDGE_VDEV")
-pytestmark = pytest.mark.skipif(not VDEV, reason="MLA_EDGE_VDEV does not name vdev.sh")
+pytestmark = guest.MARKS
 
 RATE = 16_000
-PRELUDE = """
-import json, os, subprocess, threading, time
-import numpy as np
-from mla_edge.errors import CaptureError, CaptureTimeout, MlaEdgeError
-from mla_edge.runtime.capture import open_camera, open_microphone
-
-def say(**values):
-    print(json.dumps(values), flush=True)
-
-def words(error):
-    return f"{type(error).__name__}: {error} | {error.hint}"
-
-def told(source, seconds, until=CaptureError):
-    # Reads until an error of the kind comes: after how long, its words, the longest read.
-    begun, longest = time.monotonic(), 0.0
-    while time.monotonic() - begun < seconds:
-        at = time.monotonic()
-        try:
-            source.read(0.1)
-        except MlaEdgeError as error:
-            if type(error) is until:
-                return time.monotonic() - begun, words(error), longest
-        finally:
-            longest = max(longest, time.monotonic() - at)
-        time.sleep(0.005)
-    return None, "", longest
-
-def back(source, seconds, after_s):
-    # Reads until there is a signal captured after the moment: how long that took.
-    begun = time.monotonic()
-    while time.monotonic() - begun < seconds:
-        try:
-            if source.read(0.1).time_s > after_s:
-                return time.monotonic() - begun
-        except CaptureError:
-            pass
-    return None
-
-def fed_camera():
-    # The guest's feeder of a given video may take a moment before there is a camera.
-    for _ in range(50):
-        try:
-            return open_camera("0")
-        except CaptureError:
-            time.sleep(0.1)
-    return open_camera("0")
-
-def rebind(driver, device):
-    with open(f"/sys/bus/platform/drivers/{driver}/bind", "w") as file:
-        file.write(device)
-"""
-
-
-def in_guest(code, *, video="", wav="", timeout_s=60):
-    """What ``code`` says in the guest, the objects of its lines merged."""
-    done = subprocess.run(
-        [VDEV, f"exec '{sys.executable}' -c \"$GUEST_CODE\""],
-        env={
-            **{key: value for key, value in os.environ.items() if not key.startswith("VDEV_")},
-            "GUEST_CODE": PRELUDE + textwrap.dedent(code),
-            "OMP_NUM_THREADS": "1",
-            "VDEV_TIMEOUT": str(timeout_s),
-            **({"VDEV_VIDEO": str(video)} if video else {}),
-            **({"VDEV_WAV": str(wav)} if wav else {}),
-        },
-        capture_output=True,
-        text=True,
-        timeout=timeout_s + 60,
-    )
-    assert done.returncode == 0, done.stderr
-    result = {}
-    for line in done.stdout.splitlines():
-        result.update(json.loads(line))
-    return result
-
-
-@pytest.fixture
-def counting_video(tmp_path):
-    """Frame ``i`` shows ``i % 128`` as seven black or white bars."""
-    path = tmp_path / "count.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (640, 480))
-    for number in range(300):
-        image = np.zeros((480, 640, 3), np.uint8)
-        for bit in range(7):
-            image[:, bit * 90 : bit * 90 + 90] = 255 * (number >> bit & 1)
-        writer.write(image)
-    writer.release()
-    return path
 
 
 @pytest.fixture
@@ -286,7 +197,9 @@ def test_an_unplugged_camera_is_told_and_comes_back():
     )
     print(f"told after {said['after']:.2f} s, back after {said['back']:.2f} s")
     assert said["after"] < 1
-    assert "stopped giving frames; trying to reopen it" in said["why"]
+    # By then a first try to reopen it may have failed.
+    assert any(why in said["why"] for why in ("stopped giving frames", "no camera at"))
+    assert "; trying to reopen it" in said["why"]
     assert said["longest"] < 0.3
     assert "no camera at /dev/video0; trying to reopen it" in said["later"]
     assert said["back"] < 6
@@ -461,7 +374,7 @@ def test_the_command_sees_and_hears_a_seven(digits):
     command = f"run --camera 0 --mic default --duration 8 --json --bundle '{bundle}'"
     # The guest is up before its player of the picture is: the camera may take a moment.
     done = subprocess.run(
-        [VDEV, f"sleep 3; exec '{sys.executable}' -m mla_edge {command}"],
+        [guest.VDEV, f"sleep 3; exec '{sys.executable}' -m mla_edge {command}"],
         env={
             **{key: value for key, value in os.environ.items() if not key.startswith("VDEV_")},
             "VDEV_VIDEO": str(picture),
