@@ -11,7 +11,7 @@ from mla_edge.cli.attended import Attended
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
-from mla_edge.cli.outputs import end_output, say
+from mla_edge.cli.outputs import end_output, own_stderr, say
 from mla_edge.cli.web import serving
 from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
 
@@ -74,7 +74,7 @@ def run_bundle(
             "--camera none and --mic none leave nothing to run on",
             hint="give at least one, for example --camera sim://digits",
         )
-    with Interrupts() as interrupts, ExitStack() as stack:
+    with own_stderr(), Interrupts() as interrupts, ExitStack() as stack:
         service = stack.enter_context(
             Attended(lambda: load(choose_bundle(bundle), opening), reloads=record is None)
         )

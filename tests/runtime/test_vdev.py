@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import wave
+from pathlib import Path
 
 import guest
 import numpy as np
@@ -27,6 +28,7 @@ except (ImportError, OSError) as error:  # OSError: there is no PortAudio
 pytestmark = guest.MARKS
 
 RATE = 16_000
+CLAPPER = Path(__file__).with_name("clapper.py")
 
 
 @pytest.fixture
@@ -394,3 +396,57 @@ def test_the_command_sees_and_hears_a_seven(digits):
     assert summary["decisions"] == len(decisions) >= 8 * 20
     assert summary["modes"]["image+audio"]["share"] > 0.9
     assert np.mean([decision["label"] == "7" for decision in decisions]) > 0.9
+
+
+def test_a_flash_and_a_click_of_one_moment_are_told_of_one_moment(counting_video):
+    """clapper.py makes them; what capture says of their times is compared with each other."""
+    said = in_guest(
+        f"""
+        import sys
+        clapper = subprocess.Popen([sys.executable, {str(CLAPPER)!r}, "14"],
+                                   stdout=subprocess.PIPE, text=True)
+        flashes, clicks, was_bright = [], [], False
+        time.sleep(5)
+        with fed_camera() as camera, \\
+                open_microphone("default", rate_hz=16000, window_s=1.0) as microphone:
+            camera.read(5); microphone.read(5)
+            begun = heard = time.monotonic()
+            while clapper.poll() is None and time.monotonic() - begun < 40:
+                try:
+                    frame = camera.read(0.5)
+                except CaptureError:
+                    break
+                bright = bool(frame.image[::16, ::16].mean() > 150)
+                if bright and not was_bright:
+                    flashes.append(frame.time_s)
+                was_bright = bright
+                if time.monotonic() - heard > 0.4:
+                    sound = microphone.read(1)
+                    heard = time.monotonic()
+                    loud = np.flatnonzero(sound.samples > 0.5)
+                    for index in loud[np.diff(loud, prepend=-100) > 50]:
+                        clicks.append(sound.time_s - (len(sound.samples) - 1 - int(index)) / 16000)
+        truth = json.loads(clapper.communicate()[0])
+        say(flashes=flashes, clicks=clicks, made=truth)
+        """,
+        video=counting_video,
+        timeout_s=120,
+    )
+    flashes, clicks = np.array(said["flashes"]), np.array(said["clicks"])
+    made, played = (np.array(said["made"][name]) for name in ("flashes", "clicks"))
+
+    def nearest(times, others):
+        apart = times[:, None] - others[None]
+        return apart[np.arange(len(times)), np.abs(apart).argmin(axis=1)]
+
+    skew = nearest(flashes, clicks)
+    skew = skew[np.abs(skew) < 0.3]
+    for name, values in (
+        ("flash told after it was made", nearest(flashes, made)),
+        ("click told after it was played", nearest(clicks, played)),
+        ("flash after click, as told", skew),
+    ):
+        spread = np.percentile(values, [0, 50, 100]) * 1e3
+        print(f"{name}: {spread[0]:.1f} to {spread[2]:.1f} ms, median {spread[1]:.1f} ms")
+    assert len(skew) >= 5
+    assert abs(np.median(skew)) < 0.05
