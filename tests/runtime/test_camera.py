@@ -3,6 +3,8 @@
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -248,6 +250,32 @@ def test_close_does_not_wait_for_a_stalled_server(network_camera):
         time.sleep(0.2)
         started_s = time.monotonic()
     assert time.monotonic() - started_s < 2
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_program_that_ends_during_a_stall_ends_well(network_camera, closes):
+    """A thread that is in OpenCV when Python ends would abort the program."""
+    code = (
+        "import sys, time\n"
+        "from mla_edge.runtime.capture import open_camera\n"
+        f"camera = open_camera({network_camera.url!r}).__enter__()\n"
+        "camera.read(5)\n"
+        "print('read', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "time.sleep(0.45)\n"  # so that the thread outlives the closing by a moment
+        f"{'camera.close()' if closes else ''}\n"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    program.stdout.readline()
+    network_camera.stalled.set()
+    _, words = program.communicate("\n", timeout=20)
+    assert (program.returncode, words) == (0, "")
 
 
 def test_no_server_and_no_secret_in_the_message():
