@@ -2,8 +2,9 @@
 
     python clapper.py SECONDS
 
-Prints a JSON list of the moments of the flashes as they were written, and one of the clicks as
-they were due in the sound that was played; both of CLOCK_MONOTONIC.
+Prints a word once there are pictures, and last a JSON object: the moments of the flashes as
+they were written, and those of the clicks as they were due in what was played; both of
+CLOCK_MONOTONIC.
 """
 
 import fcntl
@@ -71,6 +72,8 @@ def main():
             time.sleep(max(0.0, start_s + number / FPS - time.monotonic()))
             is_flash = number >= EVERY and number % EVERY == 0
             os.write(device, bright if is_flash else dark[number % 3])
+            if number == 0:
+                print("begun", flush=True)
             if is_flash:
                 flashes.append(time.monotonic())
     print(json.dumps({"flashes": flashes, "clicks": clicks}), flush=True)

@@ -78,9 +78,9 @@ with running(FOLDER, *WORDS) as run:
     say(told=told, back=back, alone=alone)
     unplug("camera"); unplug("mic")
     run.says("image is lost", 3); run.says("audio is lost", 3)
-    time.sleep(0.5)
+    time.sleep(6)  # until it is tried again less often
     number, used, at = len(run.decisions), spent_s(run), time.monotonic()
-    time.sleep(1.5)
+    time.sleep(5)
     say(none=len(run.decisions) - number, idle=(spent_s(run) - used) / (time.monotonic() - at))
     plug("mic"); plug("camera")
     run.decides("image+audio", 10)
