@@ -4,7 +4,8 @@
 
 BUNDLE is one of ``digits`` that is certified for pictures, as `mla-edge certify` does it. The
 simulator's camera is recorded for so many seconds as it is, then for as many with what
-``--occlude``, ``--blur`` and ``--noise`` do to it. The recording is replayed with audits, and once without.
+``--occlude``, ``--blur`` and ``--noise`` do to it. The recording is replayed with audits, and
+once without.
 What is to be seen: no alarm in the first half, one soon after the change, and more right after
 it than without audits, for the full tier answers then.
 """

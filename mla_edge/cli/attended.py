@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-import typer
+from mla_edge.cli.outputs import say
 
 if TYPE_CHECKING:
     from mla_edge.errors import MlaEdgeError
@@ -69,9 +69,9 @@ class Attended:
     def _reloaded(self, error: "Optional[MlaEdgeError]") -> None:
         if error is None:
             bundle = self.model.bundle
-            typer.echo(f"reloaded {bundle.folder}, made {bundle.created}", err=True)
+            say(f"reloaded {bundle.folder}, made {bundle.created}")
         else:
-            typer.echo(f"not reloaded: {error}\n  {error.hint}", err=True)
+            say(f"not reloaded: {error}\n  {error.hint}")
         self._service.ready(self._status())
 
     def _status(self) -> str:

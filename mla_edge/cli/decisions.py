@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 import typer
 
+from mla_edge.cli.outputs import say
 from mla_edge.errors import MlaEdgeError
 from mla_edge.runtime.sense import BACK, Fault
 from mla_edge.signals import InputSpec, Prediction
@@ -31,7 +32,7 @@ class JsonLines:
 
     def say(self, words: str) -> None:
         """Say it on stderr."""
-        typer.echo(words, err=True)
+        say(words)
 
     def close(self, summary: Dict[str, Any], failure: Optional[MlaEdgeError]) -> None:
         """Print the summary; after a failure it is a part of the object that tells of that."""
@@ -91,7 +92,7 @@ class Words:
     def say(self, words: str) -> None:
         """Say it on stderr, on a line of its own."""
         self._end_live_line()
-        typer.echo(words, err=True)
+        say(words)
 
     def close(self, summary: Dict[str, Any], failure: Optional[MlaEdgeError]) -> None:
         """Print the closing table."""

@@ -7,6 +7,7 @@ from typing import Any, Dict
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from mla_edge.cli.outputs import end_output, say
 from mla_edge.errors import MissingDependency, MlaEdgeError
 
 INTERRUPTED = 130
@@ -55,5 +56,8 @@ class Group(_Telling, TyperGroup):
 def _tell(problem: str, fix: str, code: int, as_json: bool, details: Dict[str, Any]) -> None:
     if as_json:
         told = {"ok": False, "problem": problem, "fix": fix, "exit_code": code, **details}
-        typer.echo(json.dumps(told))
-    typer.echo(f"mla-edge: {problem}" + (f"\n  {fix}" if fix else ""), err=True)
+        try:
+            typer.echo(json.dumps(told))
+        except OSError:  # perhaps this is the problem; stderr may still be heard
+            end_output()
+    say(f"mla-edge: {problem}" + (f"\n  {fix}" if fix else ""))

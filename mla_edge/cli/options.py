@@ -36,8 +36,8 @@ MaskSuspect = Annotated[
     bool,
     typer.Option(
         "--mask-suspect",
-        help="Leave out frozen or black pictures and silent or clipping sound, not only "
-        "say so.",
+        help="Leave out frozen, repeating or black pictures and silent, repeating or clipping "
+        "sound, not only say so.",
     ),
 ]
 Deadline = Annotated[

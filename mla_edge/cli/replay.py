@@ -11,7 +11,8 @@ from mla_edge.cli import options
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
-from mla_edge.cli.run import audits_of, choose_bundle, end_output, load
+from mla_edge.cli.outputs import end_output
+from mla_edge.cli.run import audits_of, choose_bundle, load
 
 if TYPE_CHECKING:
     from mla_edge.recording_format import Session

@@ -1,19 +1,17 @@
 """``run``: a bundle on a camera and a microphone."""
 
-import os
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
 
-import typer
-
 from mla_edge.cli import options
 from mla_edge.cli.attended import Attended
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
+from mla_edge.cli.outputs import end_output, own_stderr, say
 from mla_edge.cli.web import serving
 from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdgeError
 
@@ -93,7 +91,7 @@ def run_bundle(
             "--camera none and --mic none leave nothing to run on",
             hint="give at least one, for example --camera sim://digits",
         )
-    with Interrupts() as interrupts, ExitStack() as stack:
+    with own_stderr(), Interrupts() as interrupts, ExitStack() as stack:
         guard = stack.enter_context(mla_edge.open_guard(**guarding))
         opening = {**opening, "guard": guard}
         service = stack.enter_context(
@@ -101,10 +99,9 @@ def run_bundle(
         )
         model = service.model.model
         if guarding["power_budget_w"] is not None and len(model.bundle.tiers) == 1:
-            typer.echo(
+            say(
                 "the bundle has one tier: there is no cheaper one to answer instead, so "
-                "nothing is done about the power budget",
-                err=True,
+                "nothing is done about the power budget"
             )
         fast = settings["as_fast_as_possible"]
         sources = open_sources(stack, model.bundle, wanted, fast)
@@ -114,7 +111,7 @@ def run_bundle(
         try:
             follower = Follower(output, interrupts, recorder, service.deadline_ms, view, guard)
             _run(service, sources, settings, follower)
-        except BrokenPipeError:
+        except BrokenPipeError:  # the reader has left
             end_output()
 
 
@@ -128,11 +125,6 @@ def _open_output(
     from mla_edge.cli.live import open_panel  # loads rich
 
     return stack.enter_context(open_panel(bundle.inputs, guard))
-
-
-def end_output() -> None:
-    """The reader of our output has left; Python would complain of it once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(
@@ -183,7 +175,7 @@ def choose_bundle(bundle: Optional[Path]) -> Path:
     if bundle is not None:
         return bundle
     chosen = select_bundle(Path())
-    typer.echo(f"bundle {chosen.folder}, made {chosen.created}", err=True)
+    say(f"bundle {chosen.folder}, made {chosen.created}")
     return chosen.folder
 
 
@@ -193,14 +185,14 @@ def load(folder: Path, opening: Dict[str, Any]) -> "FusedModel":
 
     model = mla_edge.load(folder, **opening)
     if model.note:
-        typer.echo(model.note, err=True)
+        say(model.note)
     if model.auditor is not None:
         model.auditor.on_alarm = _tell_alarm
     return model
 
 
 def _tell_alarm(alarm: "Alarm") -> None:
-    typer.echo(str(alarm), err=True)
+    say(str(alarm))
 
 
 def audits_of(model: "FusedModel") -> Optional[Dict[str, Any]]:
@@ -223,7 +215,7 @@ def open_sources(
             continue
         if name not in specs:
             kinds = " or ".join(SENSES[name])
-            typer.echo(f"{flags[name]} is not used: the bundle takes no {kinds}", err=True)
+            say(f"{flags[name]} is not used: the bundle takes no {kinds}")
             continue
         spec = specs[name]
         try:

@@ -3,9 +3,8 @@
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Union
 
-import typer
-
 from mla_edge.cli.failures import Command
+from mla_edge.cli.outputs import say
 
 if TYPE_CHECKING:
     from mla_edge.runtime.model import FusedModel
@@ -47,5 +46,5 @@ def serving(
 
     view = View(model, rate_hz=rate_hz)
     with WebServer(view, port) as server:
-        typer.echo(f"watch it at {server.url}", err=True)
+        say(f"watch it at {server.url}")
         yield view

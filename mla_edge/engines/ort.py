@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from mla_edge._cache import cache_folder
 from mla_edge.bundle import sha256_of
 from mla_edge.errors import BundleError, ConfigError, InferenceError, MissingDependency
 from mla_edge.signals import Tensors, TensorSpec
+
+# From 1.29 on it tells Microsoft of every graph that is opened, from a thread of its own and
+# with a database under ~/.cache, unless this is set when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 try:
     import onnxruntime

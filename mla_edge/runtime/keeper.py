@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from typing import Callable, Generic, TypeVar
 
@@ -9,6 +10,7 @@ from mla_edge.errors import CaptureEnded, CaptureError, CaptureTimeout
 
 DELAYS_S = (0.5, 5.0)  # the first and the longest
 JOIN_S = 1.5  # how long close() waits for a stalled device; its daemon thread may outlive it
+EXIT_S = 2.0  # how much longer the end of the program does
 
 Device = TypeVar("Device")
 
@@ -48,6 +50,7 @@ class Keeper(Generic[Device]):
         self._thread = threading.Thread(
             target=self._keep, args=(device,), name=f"mla-edge {self._name}", daemon=True
         )
+        atexit.register(self._exit)
         self._thread.start()
 
     def recovered(self) -> None:
@@ -74,6 +77,16 @@ class Keeper(Generic[Device]):
         if self._thread is not None:
             self._thread.join(JOIN_S)
 
+    def _exit(self) -> None:
+        """Close at the end of the program, and wait until the thread is out of the device.
+
+        Python ends a daemon thread where it comes back from a library; in C++ that aborts the
+        whole program.
+        """
+        self.close()
+        if self._thread is not None:
+            self._thread.join(EXIT_S)
+
     def _finish(self) -> None:
         with self.news:
             self.finished = True
@@ -86,6 +99,7 @@ class Keeper(Generic[Device]):
                 kept = self._reopen()
         finally:
             self._finish()
+            atexit.unregister(self._exit)
 
     def _use(self, device: Device) -> bool:
         """Pump ``device`` until it fails; whether to open it again."""

@@ -82,8 +82,8 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     masked, and used again when it is back; the loop does not wait for it. Each change is told
     to ``on_fault`` once. While no modality is left there are no predictions.
 
-    A source that gives pictures which are black or repeat bit for bit, or sound of nothing but
-    zeros or clipped, for 2 s, is told to ``on_fault`` too; ``mask_suspect`` masks it as well.
+    For 2 s pictures that are black or repeat bit for bit, or sound that repeats, is nothing but
+    zeros or is clipped: that is told to ``on_fault`` too; ``mask_suspect`` masks it as well.
 
     ``as_fast_as_possible`` is for files and simulators that were opened so: the time is then
     that of the newest signal, and sound is read up to the moment of the frame.

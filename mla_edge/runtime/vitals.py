@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from mla_edge.signals import Clip, Frame, Signal, Sound
 
-FROZEN, BLACK, SILENT, CLIPPING = "frozen", "black", "silent", "clipping"
+FROZEN, REPEATING, BLACK = "frozen", "repeating", "black"
+SILENT, CLIPPING = "silent", "clipping"
 SUSPECT = {
     FROZEN: "its pictures are the same, bit for bit",
+    REPEATING: "it gives the same again and again, bit for bit",
     BLACK: "its pictures are black",
     SILENT: "its sound is nothing but zeros",
     CLIPPING: "its sound is louder than it can say",
@@ -23,14 +27,18 @@ DARK = 6  # of 255; a covered sensor is below it in nearly every pixel, noise in
 DARK_SHARE = 0.99
 LIMIT = 0.999  # of full scale
 LIMIT_SHARE = 0.02  # of the samples; a loud word has fewer
+BUFFERS = 8  # pictures that a driver may give in turn; OpenCV asks V4L2 for 4
+REPEATS = 3  # in a window of sound, at least
+ANCHOR = 8  # samples in a row that noise hardly ever makes twice
+MOST_PLACES = 16  # where they are found, the window is compared as a whole
 
 
 class Vitals:
     """Looks at the signals of one source; a look takes some microseconds.
 
     A sensor's noise makes every picture another one, and no sound all zeros: so a picture that
-    repeats bit for bit is of a driver that gives the last one again, and zeros are of a
-    microphone that is muted or gone.
+    repeats bit for bit is of a driver that gives its buffers again, as is sound that does, and
+    zeros are of a microphone that is muted or gone.
     """
 
     def __init__(self, *, masks: bool = False) -> None:
@@ -39,7 +47,7 @@ class Vitals:
         self.finding = ""  # of SUSPECT, once it has lasted
         self._kind = ""
         self._since_s = 0.0
-        self._last = np.zeros(0, np.uint8)
+        self._before: deque[bytes] = deque(maxlen=BUFFERS)  # what was seen, newest last
 
     def look(self, signal: Signal) -> None:
         """Take ``signal`` into account, and settle ``finding``."""
@@ -51,21 +59,40 @@ class Vitals:
 
     def _kind_of(self, signal: Signal) -> str:
         if isinstance(signal, Sound):
-            return _kind_of_sound(signal.samples)
+            return _kind_of_sound((signal.heard or signal).samples)
         if not isinstance(signal, (Frame, Clip)):
             return ""
         if isinstance(signal, Frame):
             seen = signal.image[::STRIDE, ::STRIDE]
         else:
             seen = signal.frames[-1, ::4, ::4]  # it is small already
-        last, self._last = self._last, seen.copy()
+        key, before = seen.tobytes(), list(self._before)
+        self._before.append(key)
         if np.count_nonzero(seen < DARK) >= DARK_SHARE * seen.size:
             return BLACK
-        return FROZEN if seen.shape == last.shape and np.array_equal(seen, last) else ""
+        if before and key == before[-1]:
+            return FROZEN
+        return REPEATING if key in before else ""
 
 
 def _kind_of_sound(samples: np.ndarray) -> str:
     if not samples.any():
         return SILENT
     loud = np.count_nonzero(np.abs(samples) >= LIMIT)
-    return CLIPPING if loud >= LIMIT_SHARE * samples.size else ""
+    if loud >= LIMIT_SHARE * samples.size:
+        return CLIPPING
+    return REPEATING if _repeats(samples) else ""
+
+
+def _repeats(samples: np.ndarray) -> bool:
+    """Whether the window is one stretch of sound over and over, as of a stuck buffer."""
+    longest = len(samples) // REPEATS
+    if longest <= ANCHOR:
+        return False
+    # Where the most distinct place of the newest part has been before: of noise, nowhere.
+    newest = samples[-longest:]
+    at = len(samples) - longest + int(np.abs(np.diff(newest)).argmax())
+    lags = np.arange(1, longest + 1)
+    for back in range(ANCHOR):
+        lags = lags[samples[at - lags - back] == samples[at - back]]
+    return any(np.array_equal(samples[lag:], samples[:-lag]) for lag in lags[:MOST_PLACES])

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -220,3 +221,28 @@ def test_it_sleeps_between_runs(adder):
         text=True,
     )
     assert float(done.stdout) < 0.2  # of 0.4 s; a spinning thread would use all of it
+
+
+def test_nothing_is_told_to_others_and_nothing_kept_for_that(tmp_path):
+    code = (
+        "import os, mla_edge.engines.ort\n"
+        "own = '/proc/self/fd'\n"
+        "files = [os.path.realpath(f'{own}/{number}') for number in os.listdir(own)]\n"
+        "print([name for name in files if 'onnxruntime' in name])\n"
+    )
+    # These two also turn it off.
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CI", "ORT_RUNNING_UNIT_TESTS", "ORT_DISABLE_TELEMETRY")
+    }
+    settings.update(HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+    assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,8 @@ LITE = Tier("lite", ("image", "audio", "present"), ("logits",))
 FULL = Tier("full", ("image", "audio", "present"), ("logits",))
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 DULL_RED = (100, 80, 80)
-LEVELS = {"red": 0.99, "green": -0.99}  # a constant sound; none of them says blue
+LEVELS = {"red": 0.99, "green": -0.99}  # of a sound, noise aside; none of them says blue
+HISS = np.random.default_rng(0).normal(0, 1e-5, 800)
 
 
 def write_graph(path, tier, *, scale):
@@ -100,7 +101,7 @@ def frame(colour, time_s=0.0, truth=None):
 
 
 def sound(label, time_s=0.0, truth=None):
-    return Sound(np.full(800, LEVELS[label], np.float32), 800, time_s, truth)
+    return Sound((LEVELS[label] + HISS).astype(np.float32), 800, time_s, truth)
 
 
 def sample(**signals):

@@ -3,11 +3,14 @@
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from network_camera import FPS, NetworkCamera, grey
 
 from mla_edge.errors import (
     CaptureEnded,
@@ -19,12 +22,6 @@ from mla_edge.errors import (
 from mla_edge.runtime.capture import open_camera
 
 cv2 = pytest.importorskip("cv2")
-
-FPS = 25
-
-
-def grey(number):
-    return np.full((48, 64, 3), number, np.uint8)
 
 
 def write_video(path, count, fps=FPS):
@@ -53,54 +50,6 @@ def nothing_left_over():
         time.sleep(0.02)
     assert not set(threading.enumerate()) - before
     assert len(os.listdir("/proc/self/fd")) <= files
-
-
-class NetworkCamera:
-    """An MJPEG camera on loopback; frame ``i`` is of grey ``4 * (i % 50)``."""
-
-    def __init__(self, port=0, fps=FPS):
-        self.stalled = threading.Event()
-        self.clients = 0
-        self._fps = fps
-        self._stop = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self._listener.settimeout(0.05)
-        self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/video.mjpg"
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self):
-        while not self._stop.is_set():
-            with contextlib.suppress(socket.timeout):
-                client, _ = self._listener.accept()
-                self.clients += 1
-                self._threads.append(threading.Thread(target=self._serve, args=(client,)))
-                self._threads[-1].start()
-
-    def _serve(self, client):
-        with client, contextlib.suppress(OSError):
-            client.recv(4096)
-            client.sendall(
-                b"HTTP/1.0 200 OK\r\n"
-                b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
-            )
-            number = 0
-            while not self._stop.wait(1 / self._fps):
-                if self.stalled.is_set():
-                    continue
-                jpeg = cv2.imencode(".jpg", grey(4 * (number % 50)))[1].tobytes()
-                client.sendall(
-                    b"--frame\r\nContent-Type: image/jpeg\r\n"
-                    b"Content-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
-                )
-                number += 1
-
-    def close(self):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        self._listener.close()
 
 
 @pytest.fixture
@@ -301,6 +250,32 @@ def test_close_does_not_wait_for_a_stalled_server(network_camera):
         time.sleep(0.2)
         started_s = time.monotonic()
     assert time.monotonic() - started_s < 2
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_program_that_ends_during_a_stall_ends_well(network_camera, closes):
+    """A thread that is in OpenCV when Python ends would abort the program."""
+    code = (
+        "import sys, time\n"
+        "from mla_edge.runtime.capture import open_camera\n"
+        f"camera = open_camera({network_camera.url!r}).__enter__()\n"
+        "camera.read(5)\n"
+        "print('read', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "time.sleep(0.45)\n"  # so that the thread outlives the closing by a moment
+        f"{'camera.close()' if closes else ''}\n"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    program.stdout.readline()
+    network_camera.stalled.set()
+    _, words = program.communicate("\n", timeout=20)
+    assert (program.returncode, words) == (0, "")
 
 
 def test_no_server_and_no_secret_in_the_message():

@@ -137,6 +137,18 @@ def test_full_that_would_be_late_is_not_run_and_runs_again_when_it_is_fast(slow)
     assert again[-1].certificate == "abc"
 
 
+def test_a_clock_that_jumps_while_it_decides_is_forgotten_soon(slow):
+    model, engines = slow
+    for _ in range(5):
+        infer(model, unsure())
+    engines["full"].extra_s = 3600.0
+    infer(model, unsure())
+    engines["full"].extra_s = 0.0
+    tiers = [infer(model, unsure()).tier for _ in range(60)]
+    assert "full" in tiers[:45]  # a second and a half of a camera
+    assert tiers[-10:] == ["full"] * 10
+
+
 def test_where_lite_would_be_skipped_it_answers_in_time(slow, monkeypatch):
     model, _ = slow
     monkeypatch.setattr(model._router, "skip", lambda mode: "full-only")

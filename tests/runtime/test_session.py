@@ -156,6 +156,46 @@ def test_nothing_at_all_gives_faults_and_no_decision(model):
     assert eyes.reads < 20  # a lost source is asked now and then, not in a busy loop
 
 
+class Suspended:
+    """A camera in a machine that sleeps for an hour; what was buffered comes first then."""
+
+    drops = 0
+
+    def __init__(self, source, at_read):
+        self._source, self._left, self._buffered = source, at_read, []
+
+    def read(self, timeout_s):
+        self._left -= 1
+        if self._left == 0:
+            kept = [self._source.read(0.1) for _ in range(3)]
+            self._buffered = [replace(old, time_s=CLOCK()) for old in kept]
+            CLOCK.sleep(3600)
+        return self._buffered.pop(0) if self._buffered else self._source.read(timeout_s)
+
+
+@pytest.mark.parametrize("rate_hz", [None, 50])
+def test_a_clock_that_jumps_by_an_hour_leaves_nothing_old_in_a_decision(model, rate_hz):
+    noise = np.random.default_rng(0).integers(0, 255, (90, 24, 32, 3), np.uint8)
+    eyes = FakeCamera([Frame(each, 0.0) for each in noise], period_s=0.01, **ON_CLOCK)
+    ears = microphone(10**4)
+    start_s = CLOCK()
+    predictions, faults = collect(
+        model,
+        Suspended(eyes, 40),
+        ears,
+        duration_s=3602.0,
+        max_age_ms=150,
+        rate_hz=rate_hz,
+    )
+    times = np.array([p.decision_time_s for p in predictions]) - start_s
+    slept = int(np.diff(times).argmax())
+    assert times[slept + 1] - times[slept] == pytest.approx(3600, abs=0.2)
+    assert 10 < len(times) - slept < 200  # none for the moments that were slept through
+    assert max(p.age_ms for p in predictions) < 160
+    assert {p.mode for p in predictions[slept:]} >= {"audio", "image+audio"}
+    assert [what for name, what in faults if name == "image"][:2] == ["stale", "back"]
+
+
 def test_both_files_ended_ends_the_run(model):
     predictions, faults = collect(model, camera(3), microphone(3))
     assert predictions
@@ -224,11 +264,13 @@ class FileCamera:
 
 
 class FileMicrophone(FileCamera):
-    """Sound of a file, 20 ms further with each read."""
+    """Sound of a file, 20 ms further with each read, with the noise of a microphone."""
 
     def __init__(self, count, start_s=1000.0):
+        noise = np.random.default_rng(0)
         self._frames = iter(
-            Sound(np.full(800, 0.9, np.float32), 800, start_s + n * 0.02) for n in range(count)
+            Sound(noise.normal(0.9, 0.01, 800).astype(np.float32), 800, start_s + n * 0.02)
+            for n in range(count)
         )
 
 

@@ -81,6 +81,41 @@ def test_sound_at_its_limit_clips_and_a_loud_word_does_not():
     assert set(findings(sounds([word] * 30))) == {""}
 
 
+@pytest.mark.parametrize("buffers", [2, 4])
+def test_a_driver_that_gives_its_buffers_in_turn_is_repeating(buffers):
+    kept = [noisy() for _ in range(buffers)]
+    found = findings(frames([noisy() for _ in range(10)] + kept * (40 // buffers) + [noisy()]))
+    assert set(found[:30]) == {""}
+    assert set(found[10 + buffers + 20 : -1]) == {"repeating"}
+    assert found[-1] == ""
+
+
+@pytest.mark.parametrize("period", [1, 7, 160, 266])  # of 800 samples; 1 is one value for ever
+def test_sound_of_a_stuck_buffer_is_repeating(period):
+    stream = np.concatenate([talk(), np.tile(talk()[:period], 4000 // period + 1)])
+    windows = [stream[start : start + 800] for start in range(0, 4000, 80)]
+    found = findings(sounds(windows))
+    assert set(found[:30]) == {""}
+    assert found[-1] == "repeating"
+    assert findings(sounds([*windows, talk()]))[-1] == ""
+
+
+def test_what_came_before_resampling_is_looked_at_for_repeats():
+    stuck = np.tile(talk()[:133], 10)
+    heard = [Sound(stuck[i : i + 1000], 1000, 10 + i / 10) for i in range(30)]
+    given = [Sound(talk(), 800, one.time_s, heard=one) for one in heard]
+    assert findings(given)[-1] == "repeating"
+
+
+def test_a_word_between_zeros_and_a_hum_in_noise_do_not_repeat():
+    quiet = np.zeros(800, np.float32)
+    quiet[300:420] = talk()[:120]
+    assert set(findings(sounds([quiet] * 30))) == {""}
+    hum = np.sin(2 * np.pi * 50 * np.arange(800) / 800).astype(np.float32)
+    coarse = [np.round(hum * 100 + RNG.normal(0, 1, 800)) / 2**15 for _ in range(30)]
+    assert set(findings(sounds([each.astype(np.float32) for each in coarse]))) == {""}
+
+
 def test_clips_are_looked_at_and_readings_are_not():
     same = np.stack([noisy()[..., 0]] * 4)
     clips = [Clip(same, 25, 10 + i / 10) for i in range(30)]
