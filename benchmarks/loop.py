@@ -94,7 +94,9 @@ def ours(url: str, network_ms: float, log: Log, bundle: Path) -> None:
         predictions = mla_edge.run(
             model, camera, None, on_fault=lambda fault: log.told(fault.what)
         )
-        for _ in predictions:
+        for prediction in predictions:
+            if prediction.age_ms > STALE_S * 1e3:
+                log.told("stale")  # by the prediction itself
             log.decision(stamps[0])
 
 

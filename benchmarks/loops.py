@@ -15,6 +15,7 @@ import numpy as np
 from stamped_camera import read_stamp
 
 LOST, BACK = "lost", "back"
+SIZE = (128, 128)
 _BLOCK = bytes(1 << 16)
 
 
@@ -45,6 +46,12 @@ def think(network_ms: float) -> None:
         hashlib.sha256(_BLOCK)
 
 
+def to_tensor(picture: np.ndarray) -> np.ndarray:
+    """What the network takes, as everybody makes it; float32 [1, 3, 128, 128], RGB."""
+    small = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), SIZE)
+    return small.transpose(2, 0, 1)[None].astype(np.float32)
+
+
 def plain(url: str, network_ms: float, log: Log) -> None:
     """Read, decide, and again; opened anew by nobody."""
     capture = cv2.VideoCapture(url)
@@ -54,6 +61,7 @@ def plain(url: str, network_ms: float, log: Log) -> None:
             log.told(LOST)
             time.sleep(0.1)
             continue
+        to_tensor(picture)
         think(network_ms)
         log.decision(read_stamp(picture))
 
@@ -77,5 +85,6 @@ def thread(url: str, network_ms: float, log: Log) -> None:
             time.sleep(0.005)
             continue
         picture = newest[0]
+        to_tensor(picture)
         think(network_ms)
         log.decision(read_stamp(picture))
