@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loop import camera_at, free_port
+from loop import camera_at, cpu_of, free_port, memory_of
 
 
 def start(bundle: Path, sources: list[str], seconds: float) -> dict[str, float]:
@@ -41,23 +40,16 @@ def start(bundle: Path, sources: list[str], seconds: float) -> dict[str, float]:
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
             process.stdout.readline()
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        held, most = memory_of(process.pid)
     finally:
         process.kill()
         process.communicate()
-    held_kb = {name: int(kb) for name, kb in re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status)}
     return {
         "first_decision_s": decided_s,
         "first_decision_cpu_s": cpu_s,
-        "resident_mb": held_kb["VmRSS"] * 1024 / 1e6,
-        "most_resident_mb": held_kb["VmHWM"] * 1024 / 1e6,
+        "resident_mb": held,
+        "most_resident_mb": most,
     }
-
-
-def cpu_of(pid: int) -> float:
-    """Seconds of the processor that a process took so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(bundle: Path, sources: list[str], runs: int, seconds: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -32,11 +33,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, List, Tuple
 
 import loops
 import numpy as np
-import psutil
 from loops import BACK, Log, think
 from stamped_camera import FPS, read_stamp
 
@@ -123,6 +123,19 @@ def camera_at(port: int) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds of the processor that a process took so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_of(pid: int) -> tuple[float, float]:
+    """Megabytes that a process has resident now, and the most it ever had."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    held = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status))
+    return int(held["VmRSS"]) * 1024 / 1e6, int(held["VmHWM"]) * 1024 / 1e6
+
+
 def command_of(
     name: str, network_ms: float, model: Path, args: argparse.Namespace
 ) -> list[str]:
@@ -152,13 +165,12 @@ def measure(name: str, command: list[str], args: argparse.Namespace) -> dict[str
         lines: list[str] = []
         reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()))
         reader.start()
-        watched = psutil.Process(process.pid)
         time.sleep(3.0)  # to start
-        steady_s, cpu_s = time.monotonic(), sum(watched.cpu_times()[:2])
+        steady_s, cpu_s = time.monotonic(), cpu_of(process.pid)
         time.sleep(args.seconds)
         steady = (steady_s, time.monotonic())
-        cores = (sum(watched.cpu_times()[:2]) - cpu_s) / (steady[1] - steady[0])
-        memory_mb = watched.memory_info().rss / 1e6
+        cores = (cpu_of(process.pid) - cpu_s) / (steady[1] - steady[0])
+        memory_mb, _ = memory_of(process.pid)
         camera.stdin.write("stall\n")
         camera.stdin.flush()
         stall_s = time.monotonic()
@@ -187,7 +199,7 @@ def measure(name: str, command: list[str], args: argparse.Namespace) -> dict[str
     }
 
 
-Decisions = list[tuple[float, float]]
+Decisions = List[Tuple[float, float]]
 
 
 def parse(lines: list[str]) -> tuple[Decisions, list[tuple[float, str]]]:
