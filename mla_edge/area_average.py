@@ -11,6 +11,9 @@ CHANNELS = 3
 LONGEST = 15
 """Pixels of a block, across or down: up to it float32 is exact enough, see ``AreaAverage``."""
 
+BAND_BYTES = 700_000
+"""Of float32 pixels worked on at once: they stay in the processor's cache meanwhile."""
+
 Size = Tuple[int, int]  # height, width
 
 
@@ -27,28 +30,33 @@ class AreaAverage:
     def __init__(self, size: Size, small: Size) -> None:
         """From ``size`` to ``small``, which ``has_simple_ratio``; it owns what it works in."""
         down, across = (Fraction(a, b) for a, b in zip(size, small))
-        (height, width), (small_height, small_width) = size, small
-        rows, columns = height // down.numerator, width // across.numerator
+        width, small_width = size[1], small[1]
+        self._pixels, self._averages = down.numerator, down.denominator
+        self._rows = size[0] // self._pixels  # of blocks
+        self._row = (small_width // across.denominator, across.denominator * CHANNELS)
         self._down = _weights(down)
         # Colours stay apart: a row is red, green, blue, red, …
         colours = np.eye(CHANNELS, dtype=np.float32)
         self._across = np.kron(_weights(across).T, colours).astype(np.float32)
-        self._picture = np.empty((height, width, CHANNELS), np.float32)
-        self._bands = self._picture.reshape(rows, down.numerator, width * CHANNELS)
-        self._low = np.empty((rows, down.denominator, width * CHANNELS), np.float32)
-        self._blocks = self._low.reshape(small_height, columns, across.numerator * CHANNELS)
-        self._both = np.empty(
-            (small_height, columns, across.denominator * CHANNELS), np.float32
-        )
-        self._averages = self._both.reshape(small_height, small_width, CHANNELS)
+        row_bytes = self._pixels * width * CHANNELS * 4
+        self._step = max(1, min(self._rows, BAND_BYTES // row_bytes))
+        self._band = np.empty((self._step, self._pixels, width * CHANNELS), np.float32)
+        self._low = np.empty((self._step, self._averages, width * CHANNELS), np.float32)
+        self._both = np.empty((self._step * self._averages, *self._row), np.float32)
 
     def __call__(self, picture: np.ndarray, small: np.ndarray) -> None:
         """Fill ``small``, uint8 [height, width, 3], from ``picture``, of the same kind."""
-        np.copyto(self._picture, picture)
-        np.matmul(self._down, self._bands, out=self._low)
-        np.matmul(self._blocks, self._across, out=self._both)
-        np.rint(self._both, out=self._both)
-        np.copyto(small, self._averages, casting="unsafe")
+        for begin in range(0, self._rows, self._step):
+            end = min(begin + self._step, self._rows)
+            seen = picture[begin * self._pixels : end * self._pixels]
+            made = small[begin * self._averages : end * self._averages]
+            band, low = self._band[: end - begin], self._low[: end - begin]
+            both = self._both[: len(made)]
+            np.copyto(band.reshape(seen.shape), seen)
+            np.matmul(self._down, band, out=low)
+            np.matmul(low.reshape(len(made), self._row[0], -1), self._across, out=both)
+            np.rint(both, out=both)
+            np.copyto(made, both.reshape(made.shape), casting="unsafe")
 
 
 def has_simple_ratio(size: Size, small: Size) -> bool:

@@ -12,6 +12,7 @@ SIMPLE = [
     ((480, 640), (64, 96)),  # 15 to 2 down, 20 to 3 across: not odd
     ((45, 99), (12, 90)),  # 15 to 4 down, 11 to 10 across
     ((90, 21), (84, 6)),
+    ((105, 1200), (28, 320)),  # of three bands the last is not full
 ]
 
 
