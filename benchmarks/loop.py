@@ -1,18 +1,21 @@
-"""How old what a decision is made from is: our loop, and the two that everybody writes.
+"""How old what a decision is made from is: our loop, and the others that people write.
 
-    python benchmarks/loop.py BUNDLE [--engine-ms 45] [--seconds 10] [--json]
+    python benchmarks/loop.py BUNDLE [--network-ms 45] [--seconds 10] [--json]
 
 One camera for all (``stamped_camera.py``: 30 pictures a second over HTTP, each with its capture
-time in it), and a network of the same cost for all: a busy wait of ``--engine-ms``. Each loop
+time in it), and a network of the same cost for all: ``--network-ms`` of one core. Each loop
 runs in a process of its own, one after the other: ``--seconds`` undisturbed, then the camera
 stalls for 5 s, then it is killed for 5 s, with as long in between to recover.
 
 ``plain`` reads and decides in turns. ``thread`` keeps the newest picture on a thread, and
-decides on what is there. ``ours`` is ``mla_edge.open_camera`` and ``mla_edge.run``.
+decides on what is there. ``mediapipe`` is MediaPipe Tasks in live-stream mode, with the Python
+of ``--mediapipe-python`` (``mediapipe_loop.py`` says how to make one; without it the row is
+left out). ``ours`` is ``mla_edge.open_camera`` and ``mla_edge.run``.
 
 A decision says on which capture it was made: by the stamp in the picture itself. It is *stale*
 if that is more than 0.5 s before it, and *marked* if the program was told that the camera is
-lost or stale; *repeated* if the picture was used before.
+lost or stale; *repeated* if the picture was used before. Pictures of the undisturbed time on
+which no decision was made are *missed*: those that come while a slower network runs are too.
 """
 
 from __future__ import annotations
@@ -20,20 +23,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, List, Tuple
 
-import cv2
+import loops
 import numpy as np
-import psutil
-from stamped_camera import read_stamp
+from loops import BACK, Log, think
+from stamped_camera import FPS, read_stamp
 
 import mla_edge
 from mla_edge.bundle import Bundle
@@ -45,85 +50,26 @@ from mla_edge.signals import Sample, Tensors
 
 STALE_S = 0.5
 BREAK_S = 5.0  # how long a stall lasts, and how long the camera is gone
-LOOPS = ("plain", "thread", "ours")
+LOOPS = ("plain", "thread", "mediapipe", "ours")
 HERE = Path(__file__).parent
-
-
-def think(engine_ms: float) -> None:
-    """A network that keeps one core busy for so long."""
-    end_s = time.perf_counter() + engine_ms / 1e3
-    while time.perf_counter() < end_s:
-        pass
 
 
 class Thinking:
     """An engine of a given cost, in the place of a real one."""
 
-    def __init__(self, engine: Engine, engine_ms: float, classes: int) -> None:
+    def __init__(self, engine: Engine, network_ms: float, classes: int) -> None:
         """Take what ``engine`` takes."""
         self.inputs, self.outputs, self.close = engine.inputs, engine.outputs, engine.close
-        self._engine_ms = engine_ms
+        self._network_ms = network_ms
         self._logits = np.zeros((1, classes), np.float32)
 
     def run(self, inputs: Tensors) -> Tensors:
         """Always the same answer, after so long."""
-        think(self._engine_ms)
+        think(self._network_ms)
         return {"logits": self._logits}
 
 
-class Log:
-    """Writes a line a decision: when it was made, and when its picture was taken."""
-
-    def __init__(self, out: TextIO) -> None:
-        """To ``out``."""
-        self._out = out
-
-    def decision(self, captured_s: float) -> None:
-        """A decision was made now."""
-        self._out.write(f"{time.monotonic():.6f} {captured_s:.6f}\n")
-
-    def told(self, what: str) -> None:
-        """The program was told that the camera is lost, stale or back."""
-        self._out.write(f"{time.monotonic():.6f} {what}\n")
-
-
-def plain(url: str, engine_ms: float, log: Log, bundle: Path) -> None:
-    """Read, decide, and again; opened anew by nobody."""
-    capture = cv2.VideoCapture(url)
-    while True:
-        there, picture = capture.read()
-        if not there:
-            log.told("lost")
-            time.sleep(0.1)
-            continue
-        think(engine_ms)
-        log.decision(read_stamp(picture))
-
-
-def thread(url: str, engine_ms: float, log: Log, bundle: Path) -> None:
-    """The recipe of many a page: a thread that reads, a variable with the newest picture."""
-    capture = cv2.VideoCapture(url)
-    newest: list[np.ndarray] = []
-
-    def read() -> None:
-        while True:
-            there, picture = capture.read()
-            if there:
-                newest[:] = [picture]
-            else:
-                time.sleep(0.01)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        if not newest:
-            time.sleep(0.005)
-            continue
-        picture = newest[0]
-        think(engine_ms)
-        log.decision(read_stamp(picture))
-
-
-def ours(url: str, engine_ms: float, log: Log, bundle: Path) -> None:
+def ours(url: str, network_ms: float, log: Log, bundle: Path) -> None:
     """mla-edge, with its engines replaced by ones of the given cost."""
     known = Bundle.read(bundle)
     preprocess = Preprocessor(known.inputs)
@@ -138,7 +84,7 @@ def ours(url: str, engine_ms: float, log: Log, bundle: Path) -> None:
     engines = {
         each.name: Thinking(
             open_engine(known.graph(each.name, cpu=True), threads=1),
-            engine_ms if each.name == tier else 0.0,
+            network_ms if each.name == tier else 0.0,
             len(known.labels),
         )
         for each in known.tiers
@@ -148,7 +94,9 @@ def ours(url: str, engine_ms: float, log: Log, bundle: Path) -> None:
         predictions = mla_edge.run(
             model, camera, None, on_fault=lambda fault: log.told(fault.what)
         )
-        for _ in predictions:
+        for prediction in predictions:
+            if prediction.age_ms > STALE_S * 1e3:
+                log.told("stale")  # by the prediction itself
             log.decision(stamps[0])
 
 
@@ -175,18 +123,40 @@ def camera_at(port: int) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def cpu_of(pid: int) -> float:
+    """Seconds of the processor that a process took so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_of(pid: int) -> tuple[float, float]:
+    """Megabytes that a process has resident now, and the most it ever had."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    held = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status))
+    return int(held["VmRSS"]) * 1024 / 1e6, int(held["VmHWM"]) * 1024 / 1e6
+
+
+def command_of(
+    name: str, network_ms: float, model: Path, args: argparse.Namespace
+) -> list[str]:
+    """What starts the loop ``name``, but for the camera's address."""
+    if name == "mediapipe":
+        program = [args.mediapipe_python, str(HERE / "mediapipe_loop.py"), "run", str(model)]
+        return [*program, "--url"]
+    program = [sys.executable, __file__, str(args.bundle), "--run", name]
+    return [*program, "--network-ms", str(network_ms), "--url"]
+
+
+def measure(name: str, command: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """One loop, through all that happens to its camera."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/video.mjpg"
-    command = [sys.executable, __file__, str(args.bundle), "--run", name, "--url", url]
-    command += ["--engine-ms", str(args.engine_ms)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with camera_at(port) as camera:
         assert camera.stdin is not None
         began_s = time.monotonic()
         process = subprocess.Popen(
-            command,
+            [*command, url],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -195,13 +165,12 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         lines: list[str] = []
         reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()))
         reader.start()
-        watched = psutil.Process(process.pid)
         time.sleep(3.0)  # to start
-        steady_s, cpu_s = time.monotonic(), sum(watched.cpu_times()[:2])
+        steady_s, cpu_s = time.monotonic(), cpu_of(process.pid)
         time.sleep(args.seconds)
         steady = (steady_s, time.monotonic())
-        cores = (sum(watched.cpu_times()[:2]) - cpu_s) / (steady[1] - steady[0])
-        memory_mb = watched.memory_info().rss / 1e6
+        cores = (cpu_of(process.pid) - cpu_s) / (steady[1] - steady[0])
+        memory_mb, _ = memory_of(process.pid)
         camera.stdin.write("stall\n")
         camera.stdin.flush()
         stall_s = time.monotonic()
@@ -230,7 +199,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-Decisions = list[tuple[float, float]]
+Decisions = List[Tuple[float, float]]
 
 
 def parse(lines: list[str]) -> tuple[Decisions, list[tuple[float, str]]]:
@@ -252,12 +221,15 @@ def figures(decisions: Decisions, span: tuple[float, float]) -> dict[str, Any]:
         return {"decisions": 0}
     ages = np.array([made - taken for made, taken in within]) * 1e3
     p50, p99 = np.percentile(ages, [50, 99])
+    used = {taken for _, taken in within}
+    pictures = round((max(used) - min(used)) * FPS) + 1
     return {
         "decisions": len(within),
         "age_p50_ms": round(float(p50), 1),
         "age_p99_ms": round(float(p99), 1),
         "age_max_ms": round(float(ages.max()), 1),
-        "repeated": len(within) - len({taken for _, taken in within}),
+        "repeated": len(within) - len(used),
+        "missed": pictures - len(used),
     }
 
 
@@ -266,7 +238,7 @@ def after_break(
 ) -> dict[str, Any]:
     """What a loop does while its camera is gone, and how soon it decides on new pictures."""
     during = [(made, taken) for made, taken in decisions if begin_s <= made < end_s]
-    said = [moment for moment, what in told if begin_s <= moment < end_s and what != "back"]
+    said = [moment for moment, what in told if begin_s <= moment < end_s and what != BACK]
     stale = [made for made, taken in during if made - taken > STALE_S]
     fresh = [made for made, taken in decisions if made > end_s and made - taken < STALE_S]
     return {
@@ -277,27 +249,96 @@ def after_break(
     }
 
 
+HEADINGS = (
+    *("loop", "decisions", "age p50 / p99 / most", "missed", "repeated", "cores", "memory"),
+    *("first decision", "stall: stale, unmarked; back after"),
+    "killed: stale, unmarked; back after",
+)
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *(cells_of(row) for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row in words; a dash is never."""
+    if not row["decisions"]:
+        return (row["loop"], "0", *("—",) * (len(HEADINGS) - 2))
+    ages = " / ".join(f"{row[f'age_{what}_ms']:.0f}" for what in ("p50", "p99", "max"))
+    cells = [row["loop"], str(row["decisions"]), f"{ages} ms", str(row["missed"])]
+    cells += [str(row["repeated"]), f"{row['cores']:.2f}", f"{row['memory_mb']} MB"]
+    cells.append(f"{row['first_decision_s']:.2f} s")
+    for broken in (row["stall"], row["killed"]):
+        back_s = broken["recovered_after_s"]
+        back = "—" if back_s is None else f"{back_s:.2f} s"
+        cells.append(f"{broken['stale_decisions']}, {broken['unmarked']}; {back}")
+    return tuple(cells)
+
+
+def loops_to_run(args: argparse.Namespace) -> list[str]:
+    """Those that were asked for, but for MediaPipe's where it is not there, which is told."""
+    names = list(args.loop or LOOPS)
+    if "mediapipe" in names and not has_mediapipe(args.mediapipe_python):
+        names.remove("mediapipe")
+        sys.stderr.write(
+            f"no row of MediaPipe: {args.mediapipe_python} cannot import it; make an "
+            "environment for it and name its Python:\n  python -m venv .venv-mediapipe && "
+            ".venv-mediapipe/bin/pip install mediapipe\n  python benchmarks/loop.py BUNDLE "
+            "--mediapipe-python .venv-mediapipe/bin/python\n"
+        )
+    return names
+
+
+def has_mediapipe(python: str) -> bool:
+    """Whether that interpreter finds MediaPipe."""
+    found = "import sys, importlib.util as u; sys.exit(u.find_spec('mediapipe') is None)"
+    try:
+        return subprocess.run([python, "-c", found], check=False).returncode == 0
+    except OSError:
+        return False
+
+
 def main() -> int:
-    """Measure, and print a row a loop."""
+    """Measure, and print a table for each cost of the network."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--engine-ms", type=float, default=45.0)
+    parser.add_argument("--network-ms", type=float, action="append", help="45; may be repeated")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--loop", choices=LOOPS, action="append")
+    parser.add_argument("--mediapipe-python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--run", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    costs_ms = args.network_ms or [45.0]
     if args.run:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        globals()[args.run](args.url, args.engine_ms, Log(sys.stdout), args.bundle)
+        log = Log(sys.stdout)
+        if args.run == "ours":
+            ours(args.url, costs_ms[0], log, args.bundle)
+        else:
+            getattr(loops, args.run)(args.url, costs_ms[0], log)
         return 0
-    rows = [measure(name, args) for name in args.loop or LOOPS]
+    names, tables = loops_to_run(args), []
+    with tempfile.TemporaryDirectory() as folder:
+        for network_ms in costs_ms:
+            model = Path(folder) / f"{network_ms}.tflite"
+            if "mediapipe" in names:
+                make = [args.mediapipe_python, str(HERE / "mediapipe_loop.py"), "make"]
+                make += [str(model), "--network-ms", str(network_ms)]
+                subprocess.run(make, check=True)
+            rows = [
+                measure(name, command_of(name, network_ms, model, args), args) for name in names
+            ]
+            load = round(os.getloadavg()[0], 1)
+            tables.append({"network_ms": network_ms, "load": load, "loops": rows})
+            if not args.json:
+                print(f"a network of {network_ms:g} ms; load of the machine {load}:\n")
+                print(f"{as_table(rows)}\n", flush=True)
     if args.json:
-        print(json.dumps({"engine_ms": args.engine_ms, "loops": rows}, indent=1))
-    else:
-        for row in rows:
-            print(", ".join(f"{name} {value}" for name, value in row.items()))
+        print(json.dumps(tables, indent=1))
     return 0
 
 

@@ -35,7 +35,7 @@ V4L2_TIMEOUT_S = 2  # of a stalled device; OpenCV's default is 10 s
 PROBED_FRAMES = 5  # so many decide whether a driver's stamps are of our clock
 PICTURE_FPS = 30.0
 # Where no camera is, OpenCV says so within some 12 ms, so asking often costs little.
-DELAYS_S = (0.1, 0.4)
+DELAYS_S = (0.1, 0.3)
 URL_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
 CSI_DEFAULTS = {"width": 1280, "height": 720, "fps": 30}
 
