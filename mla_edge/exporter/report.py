@@ -98,10 +98,18 @@ def not_proven(
 ) -> list[str]:
     """What this export could not show, in sentences."""
     missing = []
+    tables = [r.goal.table for r in results if r.goal and not r.goal.facts["timed_here"]]
+    for table in tables:
+        missing.append(
+            f"The latency goal of {table.tier} went by parts that were timed on "
+            f"{table.measured_on}. The network in this bundle was not timed there yet: "
+            "mla-edge build and bench, on that machine, do it."
+        )
     if profile.tensorrt is not None:
+        times = "Other times" if tables else "Times"
         missing.append(
             f"No {profile.title} took part: no engine was built or timed on it, and no power "
-            "or memory was measured. Times are of the machine that exported."
+            f"or memory was measured. {times} are of the machine that exported."
         )
         missing.append(
             "The graphs ran through ONNX Runtime on a processor. That the board's "

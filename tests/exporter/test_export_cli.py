@@ -166,7 +166,12 @@ def test_being_stopped_ends_with_130_and_leaves_nothing(tmp_path, how):
         (["--target-latency-ms", "2", "--target-speedup", "2"], "are two goals"),
         (["--target-speedup", "0.5"], "is not faster"),
         (["--target-speedup", "1.5", "--target-tier", "full"], "its tiers: only"),
-        (["--target-latency-ms", "2", "--profile", "agx-xavier"], "give --target-speedup"),
+        (
+            ["--target-latency-ms", "2", "--profile", "agx-xavier"],
+            "give --latency-table, measured",
+        ),
+        (["--latency-table", "t.json"], "how fast is the tier to be"),
+        (["--latency-table", "t.json", "--target-speedup", "2"], "No such file"),
     ],
 )
 def test_a_goal_that_is_none_exits_with_2(export, words, message):
@@ -188,6 +193,7 @@ def test_what_came_of_a_goal_is_told_in_words():
         "target_ms": 2.72,
         "whole_ms": 4.08,
         "reached_ms": 2.71,
+        "timed_here": True,
         "networks": [{**network, "name": "knapsack"}, {**network, "name": "uniform"}],
         "rolled_back": [{"what": "attention heads"}],
         "verdict": "it helped",
@@ -197,4 +203,7 @@ def test_what_came_of_a_goal_is_told_in_words():
     assert "knapsack: 2.70 ms, 92.5% right, 3.36 M parameters" in lines[1]
     assert "rolled back, for it made nothing faster: attention heads" in lines[3]
     assert _goal_words({**goal, "rolled_back": []})[-1].strip() == "it helped"
+    there = _goal_words({**goal, "timed_here": False, "measured_on": "a Xavier"})
+    assert "by the table of a Xavier" in there[0]
+    assert "not timed here: mla-edge build or bench" in there[1]
     assert _goal_words(None) == []

@@ -195,6 +195,7 @@ def test_a_board_is_pruned_to_milliseconds_by_its_table(parts, exported, tmp_pat
     assert goal["reached_ms"] <= 0.29 < goal["whole_ms"]
     assert (goal["measured_on"], goal["threads"]) == ("a Xavier", 0)
     assert result.report["tiers"][0]["pruned"]
+    assert "went by parts that were timed on a Xavier" in " ".join(result.report["not_proven"])
     smaller = {"only": {"image": (1, 3, 16, 16)}}
     write_tables(path, TableFile("prunable", "agx-xavier", {"only": table}, smaller))
     with pytest.raises(ConfigError, match="its inputs were"):

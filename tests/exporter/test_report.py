@@ -377,12 +377,13 @@ def test_a_failed_report_is_beside_the_bundle_and_goes_with_the_next_success(fac
 
 
 def test_what_int8_leaves_open_is_said():
-    def said(profile, precision, sparsity=None):
+    def said(profile, precision, sparsity=None, goal=None):
         checked = SimpleNamespace(
             name="lite",
             tensorrt=BuildReport("ok", version="1.5"),
             dla=None,
             shrunk={"sparsity": sparsity},
+            goal=goal,
         )
         return " ".join(reporting.not_proven(load_profile(profile), precision, [checked]))
 
