@@ -41,7 +41,14 @@ from mla_edge.networks.plan import Plan, Stage
 from mla_edge.networks.training import Trainer, keep_memory
 from mla_edge.signals import Sample, Sound
 
-BASE = Plan((Stage("audio", 600, 1.5e-3), Stage("joint", 300, 6e-4), Stage("lite", 400, 3e-3)))
+BASE = Plan(
+    (
+        Stage("audio", 600, 1.5e-3),
+        Stage("joint", 300, 6e-4),
+        Stage("lite", 400, 3e-3),
+        Stage("student", 600, 1.5e-3),
+    )
+)
 
 Takes = list[tuple[int, np.ndarray]]
 """Each with its digit."""

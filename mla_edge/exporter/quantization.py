@@ -30,6 +30,7 @@ from mla_edge.exporter.int4_weights import takes_int4, write_int4
 from mla_edge.exporter.layers import KEPT, Layer, find_layers, structure_of
 from mla_edge.exporter.onnx_graph import OnnxGraph, load_model, merge_constants, read_graph
 from mla_edge.exporter.ranges import Ranges, check_samples
+from mla_edge.exporter.weight_rounding import set_weights
 from mla_edge.signals import Tensors
 
 try:
@@ -121,6 +122,7 @@ def quantize(  # noqa: PLR0913 - a graph, where to, and each choice of its form
     if int4:
         write_int4(model, [layer for layer in layers if takes_int4(layer)])
         layers = layers_to_quantize(model, style, keep_float)
+    set_weights(model, layers, ranges, style)
     correct_biases(model, layers, ranges, style)
     if style == "cpu":
         flatten_layers(model, find_layers(model, keep_float))
