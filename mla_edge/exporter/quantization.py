@@ -30,7 +30,6 @@ from mla_edge.exporter.int4_weights import takes_int4, write_int4
 from mla_edge.exporter.layers import KEPT, Layer, find_layers, structure_of
 from mla_edge.exporter.onnx_graph import OnnxGraph, load_model, merge_constants, read_graph
 from mla_edge.exporter.ranges import Ranges, check_samples
-from mla_edge.exporter.weight_rounding import set_weights
 from mla_edge.signals import Tensors
 
 try:
@@ -122,7 +121,6 @@ def quantize(  # noqa: PLR0913 - a graph, where to, and each choice of its form
     if int4:
         write_int4(model, [layer for layer in layers if takes_int4(layer)])
         layers = layers_to_quantize(model, style, keep_float)
-    set_weights(model, layers, ranges, style)
     correct_biases(model, layers, ranges, style)
     if style == "cpu":
         flatten_layers(model, find_layers(model, keep_float))
@@ -222,9 +220,16 @@ class _Rewriter:
         return name
 
     def _weights(self, layer: Layer) -> None:
-        name, axis = layer.node.input[1], layer.axis
+        source, axis = layer.node.input[1], layer.axis
         values = numpy_helper.to_array(layer.weight).astype(np.float32)
         scale = self._representable(weight_scales(values, axis))
+        whole = self.ranges.rounding(self.style, layer.node.name)
+        if whole is not None:
+            shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+            values = whole.reshape(values.shape) * scale.astype(np.float32).reshape(shape)
+            source = f"{layer.node.name}/rounded_weight"
+            self._constant(source, values.astype(self.dtype))
+        name = source
         bias = layer.node.input[2] if len(layer.node.input) > 2 else ""
         if self.cpu and bias in self.constants:
             scale = self._bias(layer, bias, scale)
@@ -233,7 +238,7 @@ class _Rewriter:
         dq = f"{name}/dequantized"
         if not self.int8_weights:
             if dq not in self.scales:
-                self._pair(layer.node.input[1], name, scale, zero, axis=axis)
+                self._pair(source, name, scale, zero, axis=axis)
         elif dq not in self.scales:
             whole = whole_weights(values, scale.astype(np.float32), axis)
             inputs = [

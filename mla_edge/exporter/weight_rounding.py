@@ -19,7 +19,6 @@ from mla_edge.exporter.calibrators import weight_scales, whole_weights
 
 if TYPE_CHECKING:
     from mla_edge.exporter.layers import Layer
-    from mla_edge.exporter.ranges import Ranges
     from mla_edge.signals import Tensors
 
 _DAMPING = 0.01  # of the mean second moment: what was hardly seen stays near its nearest step
@@ -55,24 +54,6 @@ def round_together(
         moments.layer.node.name: _round_layer(moments, can_correct(moments.layer, constants))
         for moments in seen
     }
-
-
-def set_weights(model: Any, layers: Sequence[Layer], ranges: Ranges, style: str) -> None:
-    """Put the weights that ``ranges`` has in whole steps into ``layers``, in place.
-
-    They stay float, and rounding each to its nearest step changes them no more.
-    """
-    for layer in layers:
-        whole = ranges.rounding(style, layer.node.name)
-        if whole is None:
-            continue
-        old = numpy_helper.to_array(layer.weight)
-        steps = weight_scales(old.astype(np.float32), layer.axis)
-        values = whole.reshape(old.shape) * _along(steps, old.ndim, layer.axis)
-        name = f"{layer.node.name}/rounded_weight"
-        tensor = numpy_helper.from_array(values.astype(old.dtype), name)
-        model.graph.initializer.append(tensor)
-        layer.node.input[1], layer.weight = name, tensor
 
 
 class _Moments:
@@ -153,26 +134,33 @@ def _round_layer(moments: _Moments, centred: bool) -> Rounding:
     return Rounding(np.ascontiguousarray(shaped), shift)
 
 
-def _round(left: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Whole steps for weights in steps, [outputs, inputs]; what is zero stays zero."""
+def _round(values: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Whole steps for weights in steps, [outputs, inputs]; what is zero stays zero.
+
+    Each output has the better one of these and the nearest steps.
+    """
     order = np.argsort(-np.diag(moments), kind="stable")  # what counts most has most to mend it
-    moments, left = moments[np.ix_(order, order)], left[:, order]
+    moments, left = moments[np.ix_(order, order)], values[:, order]
     size = len(moments)
     damped = moments + np.eye(size) * (_DAMPING * float(np.diag(moments).mean()) or 1.0)
     # Row i is how the weights from i on go together when those before are settled.
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T
-    largest = np.abs(left).argmax(1)  # it is the end of the grid, and stays there
-    ends = np.rint(left[np.arange(len(left)), largest])
-    zero, whole = left == 0, np.zeros_like(left)
+    zero, whole, nearest = left == 0, np.zeros_like(left), _nearest(left)
     for first in range(0, size, _BLOCK):
         last = min(first + _BLOCK, size)
         errors = np.zeros((len(left), last - first))
         for i in range(first, last):
-            nearest = np.clip(np.rint(left[:, i]), -127, 127)
-            whole[:, i] = np.where(zero[:, i], 0, np.where(largest == i, ends, nearest))
+            whole[:, i] = np.where(zero[:, i], 0, _nearest(left[:, i]))
             errors[:, i - first] = (left[:, i] - whole[:, i]) / factor[i, i]
             left[:, i + 1 : last] -= np.outer(errors[:, i - first], factor[i, i + 1 : last])
         left[:, last:] -= errors @ factor[first:last, last:]
+    off, other = (steps - values[:, order] for steps in (whole, nearest))
+    worse = ((off @ moments) * off).sum(1) > ((other @ moments) * other).sum(1)
+    whole[worse] = nearest[worse]
     found = np.empty_like(whole)
     found[:, order] = whole
     return found
+
+
+def _nearest(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.clip(np.rint(values), -127, 127))
