@@ -67,6 +67,7 @@ class _Moments:
         dims = list(layer.weight.dims)
         self.inputs = int(np.prod(dims)) // dims[layer.axis]
         self._count = 0
+        self._near: Any = None  # about the mean: sums of what is left keep their digits
         self._sums = np.zeros((self.groups, self.inputs))
         self._squares: Any = 0.0
 
@@ -75,20 +76,22 @@ class _Moments:
         rows = self._windows(values) if self.layer.node.op_type == "Conv" else values
         rows = rows.reshape(-1, self.groups, self.inputs)
         rows = rows[_spread(len(rows))].transpose(1, 0, 2)  # [groups, positions, inputs]
+        if self._near is None:
+            self._near = rows.mean(1, keepdims=True)
+        rows = rows - self._near
         self._count += rows.shape[1]
         self._sums += rows.sum(1, dtype=np.float64)
         self._squares = self._squares + np.matmul(rows.transpose(0, 2, 1), rows)
 
     def mean(self) -> np.ndarray:
         """[groups, inputs]."""
-        return self._sums / self._count
+        return np.asarray(self._near[:, 0] + self._sums / self._count)
 
     def second(self, *, centred: bool) -> np.ndarray:
         """[groups, inputs, inputs]; ``centred``, of what is left without the mean."""
         found = np.asarray(self._squares, np.float64) / self._count
-        if centred:
-            found = found - self.mean()[:, :, None] * self.mean()[:, None, :]
-        return np.asarray(found)
+        found = found - _squared(self._sums / self._count)
+        return np.asarray(found if centred else found + _squared(self.mean()))
 
     def _windows(self, values: np.ndarray) -> np.ndarray:
         """What a convolution sums over at some of its positions, [positions, values]."""
@@ -107,6 +110,10 @@ class _Moments:
         where: Any = np.unravel_index(_spread(int(np.prod(places))), places)
         taken = np.moveaxis(windows[(whole, whole, *where)], 2, 1)
         return taken.reshape(-1, int(np.prod(taken.shape[2:])))
+
+
+def _squared(means: np.ndarray) -> np.ndarray:
+    return np.asarray(means[:, :, None] * means[:, None, :])
 
 
 def _spread(count: int) -> np.ndarray:
