@@ -1,17 +1,20 @@
 """What ``mla-edge adapt`` makes of a speaker whom the network never heard, from 50 examples.
 
-    python benchmarks/adapt.py --data DIR --speaker NAME --base FILE [--examples 50] [--json]
+    python benchmarks/adapt.py --data DIR --speaker NAME --base FILE [--seeds 0 1 2] [--json]
+
+Of ``digits``: its tier lite, its tier full, and full's student, which is what ships as full.
 
 DIR is that of benchmarks/digits.py. The shipped weights have heard every speaker of it, so the
-start is a network that has not: the stages ``audio``, ``joint`` and ``lite`` of the training,
-shortened, without that speaker. They begin with untrained weights, but for the shipped encoders
-of pictures, which take no sound. FILE keeps that network, and is used again where it is there.
+start is a network that has not: the stages ``audio``, ``joint``, ``lite`` and ``student`` of
+the training, shortened, without that speaker. They begin with untrained weights, but for the
+shipped encoders of pictures, which take no sound. FILE keeps that network, and is used again
+where it is there.
 
-The speaker's takes are drawn by ``--seed``: as many as ``--examples`` says become a folder as a
-user makes it, equally of every digit, which ``adapt`` splits into what it learns from and what
-it holds out. All the other takes measure, by the microphone alone, each once, somewhere in a
-second of silence. What is remembered, and measured of others, is of the other speakers. Uses
-one thread.
+The speaker's takes are drawn anew for each of ``--seeds``: as many as ``--examples`` says
+become a folder as a user makes it, equally of every digit, which ``adapt`` splits into what it
+learns from and what it holds out. All the other takes measure, by the microphone alone, each
+once, somewhere in a second of silence. What is remembered, and measured of others, is of the
+other speakers. Uses one thread.
 """
 
 from __future__ import annotations
@@ -41,7 +44,17 @@ from mla_edge.networks.plan import Plan, Stage
 from mla_edge.networks.training import Trainer, keep_memory
 from mla_edge.signals import Sample, Sound
 
-BASE = Plan((Stage("audio", 600, 1.5e-3), Stage("joint", 300, 6e-4), Stage("lite", 400, 3e-3)))
+BASE = Plan(
+    (
+        Stage("audio", 600, 1.5e-3),
+        Stage("joint", 300, 6e-4),
+        Stage("lite", 400, 3e-3),
+        Stage("student", 600, 1.5e-3),
+    )
+)
+
+TIERS = {"full-student": "full's student, which ships", "full": "full", "lite": "lite"}
+WHO = {"speaker": "the new speaker", "others": "other speakers", "worn": "worn samples"}
 
 Takes = list[tuple[int, np.ndarray]]
 """Each with its digit."""
@@ -138,38 +151,83 @@ def tell(event: StepEvent) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The base, what it learns, and what came of it."""
+    """The base, what it learns from each draw of examples, and what came of it."""
     own, others = split_speakers(args.data, args.speaker)
     make_base(others, args.speaker, args.base)
     network = load_network("digits", weights=args.base)
-    tiers = tuple(replace(part, student=None) for part in network.tiers)  # it was not trained
-    network = replace(network, tiers=tiers, samples=samples_of(others))
-    rng = np.random.default_rng(args.seed)
+    network = replace(network, tiers=network.learners, samples=samples_of(others))
+    draws = [adapt_once(network, own, others, args, seed) for seed in args.seeds]
+    return {
+        "speaker": args.speaker,
+        "examples": args.examples,
+        "steps": args.steps,
+        "base": read_about(args.base),
+        "draws": draws,
+    }
+
+
+def adapt_once(
+    network: Network, own: DigitsData, others: DigitsData, args: argparse.Namespace, seed: int
+) -> dict[str, Any]:
+    """What one draw of the examples makes of every tier and student, in per cent right.
+
+    A tier that stays as it was, because it was no better or forgot too much, has the same
+    figures before and after, as it would ship.
+    """
+    rng = np.random.default_rng(seed)
     shown, rest = choose(takes_of(own, "train", "tune", "test"), args.examples, rng)
-    known = takes_of(others, "test")
-    measured = {"speaker": heard(rest, args.seed), "others": heard(known, args.seed)}
+    measured = {"speaker": heard(rest, seed), "others": heard(takes_of(others, "test"), seed)}
     before = {who: percent(network, samples) for who, samples in measured.items()}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "examples"
         write_folder(folder, shown)
-        plan = AdaptationPlan(steps=args.steps, seed=args.seed)
+        plan = AdaptationPlan(steps=args.steps, seed=seed)
         request = AdaptRequest("digits", folder, Path(scratch) / "out", plan=plan)
         adapted = adapt_network(network, request, Steps(tell))
     after = {who: percent(adapted.network, samples) for who, samples in measured.items()}
+    for when, found in ((0, before), (1, after)):
+        found["worn"] = {
+            tier.name: round(100 * tier.old[0 if tier.refused else when].accuracy, 2)
+            for tier in adapted.tiers
+        }
     return {
-        "speaker": args.speaker,
-        "examples": args.examples,
-        "seed": args.seed,
+        "seed": seed,
         "measured": {who: len(samples) for who, samples in measured.items()},
-        "percent_right": {
-            who: {
-                tier: {"before": right, "after": after[who][tier]} for tier, right in b.items()
-            }
-            for who, b in before.items()
-        },
-        "base": read_about(args.base),
+        "before": before,
+        "after": after,
         "adapted": adapted.as_json(),
     }
+
+
+def to_table(found: dict[str, Any]) -> str:
+    """Every draw's figures, before and after, and what was trained."""
+    draws = found["draws"]
+    seeds = ", ".join(str(draw["seed"]) for draw in draws)
+    lines = [
+        f"{found['examples']} examples of {found['speaker']}, {found['steps']} steps, "
+        f"seeds {seeds}",
+        "",
+        "| | before | after |",
+        "|---|---|---|",
+    ]
+    for tier, named in TIERS.items():
+        for who, of in WHO.items():
+            cells = [
+                ", ".join(f"{draw[when][who][tier]:.1f}" for draw in draws)
+                for when in ("before", "after")
+            ]
+            lines.append(f"| {named}, {of} | {cells[0]} | {cells[1]} |")
+    lines.append("")
+    for tier, named in TIERS.items():
+        facts = [draw["adapted"]["tiers"][tier] for draw in draws]
+        kept = sum(fact["adapted"] for fact in facts)
+        lines.append(
+            f"{named}: {facts[0]['trainable']:,} of {facts[0]['parameters']:,} parameters "
+            f"({facts[0]['trainable_share']:.2%}), adapted in {kept} of {len(facts)} draws"
+        )
+        lines += [f"  refused: {fact['refused']}" for fact in facts if fact["refused"]]
+    taken = sum(draw["adapted"]["seconds"] for draw in draws) / len(draws) / 60
+    return "\n".join([*lines, f"{taken:.1f} minutes a draw, all three"])
 
 
 def main() -> int:
@@ -182,7 +240,9 @@ def main() -> int:
     )
     parser.add_argument("--examples", type=int, default=50, help="of the speaker, in all")
     parser.add_argument("--steps", type=int, default=AdaptationPlan.steps, help="for each tier")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="a draw of examples for each"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -192,16 +252,7 @@ def main() -> int:
     except MlaEdgeError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code
-    if args.json:
-        print(json.dumps(found, indent=1))
-        return 0
-    print("| | tier | before | after |\n|---|---|---|---|")
-    for who, tiers in found["percent_right"].items():
-        for tier, right in tiers.items():
-            print(f"| {who} | {tier} | {right['before']:.1f} | {right['after']:.1f} |")
-    for tier, facts in found["adapted"]["tiers"].items():
-        print(f"{tier}: {facts['trainable_share']:.2%} of {facts['parameters']} parameters")
-    print(f"learned in {found['adapted']['seconds'] / 60:.1f} minutes, both tiers")
+    print(json.dumps(found, indent=1) if args.json else to_table(found))
     return 0
 
 

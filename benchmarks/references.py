@@ -129,9 +129,13 @@ def measure_efficientnet(asked: argparse.Namespace, folder: Path) -> dict[str, A
         if form:
             found[name]["agreement"] = tier["agreement"][form]
             found[name]["left_in_float"] = tier["left_in_float"].get(form, [])
+    labelled = bool(network.samples.__self__.classes)
+    if labelled:
+        found[FLOAT]["top1"] = tier["agreement"][FORMS["INT8"]]["float_accuracy"]
     return {
         "measured_on": machine(),
-        "labelled": bool(network.samples.__self__.classes),
+        "labelled": labelled,
+        "calibration": tier["calibration"],
         "cpu_precision": tier["cpu_precision"],
         "rows": found,
     }
@@ -220,7 +224,7 @@ def to_table(result: dict[str, Any]) -> str:
     """The rows as the documents show them."""
     agrees = any("agreement" in row for row in result["rows"].values())
     heads = ["", "size", "smaller", "ms a picture (range)", "faster"]
-    heads += ["answers as float", "top-1 lost"] if agrees else ["parameters"]
+    heads += ["answers as float", "top-1"] if agrees else ["parameters"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in result["rows"].items():
         low, high = row["range_ms"]
@@ -230,12 +234,11 @@ def to_table(result: dict[str, Any]) -> str:
             cells.append(f"{row['parameters'] / 1e6:.1f} M")
         elif "agreement" in row:
             found = row["agreement"]
-            labelled = (
-                f"{found['drop_points']:.1f} points" if result["labelled"] else "no labels"
-            )
-            cells += [f"{found['top1_agreement']:.1%} of {found['samples']}", labelled]
+            right = f"{found['accuracy']:.1%} ({0 - found['drop_points']:+.1f} points)"
+            cells.append(f"{found['top1_agreement']:.1%} of {found['samples']}")
+            cells.append(right if result["labelled"] else "no labels")
         else:
-            cells += ["", ""]
+            cells += ["", f"{row['top1']:.1%}" if "top1" in row else ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([f"On {result['measured_on']}, one thread.", "", *lines])
 

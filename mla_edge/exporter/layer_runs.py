@@ -32,10 +32,18 @@ _ALONE = "/alone"
 class RoundedLayers:
     """The layers of a float graph, detached from each other, with their weights rounded."""
 
-    def __init__(self, model: Any, layers: Sequence[Layer], *, int4: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[Layer],
+        *,
+        whole: Mapping[str, np.ndarray] | None = None,
+        int4: bool = False,
+    ) -> None:
         """``model`` is the graph that ``layers`` were found in; it is not changed.
 
-        With ``int4`` linear layers have their weights in INT4, as `quantize` gives them.
+        ``whole`` has by layer weights in whole steps that are not the nearest ones. With
+        ``int4`` linear layers have their weights in INT4, as `quantize` gives them.
         """
         shapes = {
             value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
@@ -51,7 +59,9 @@ class RoundedLayers:
             values = numpy_helper.to_array(layer.weight)
             scales = weight_scales(values, layer.axis).astype(np.float32)
             shape = [-1 if i == layer.axis else 1 for i in range(values.ndim)]
-            rounded = whole_weights(values, scales, layer.axis) * scales.reshape(shape)
+            steps = (whole or {}).get(node.name)
+            steps = whole_weights(values, scales, layer.axis) if steps is None else steps
+            rounded = steps.reshape(values.shape) * scales.reshape(shape)
             if node.name in self.int4:
                 rounded = int4_rounded(values, layer.axis)
             node.input[1] = f"{node.name}/rounded"

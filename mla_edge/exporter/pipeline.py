@@ -26,6 +26,7 @@ from mla_edge.exporter.evidence import gather
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code, weights_file
 from mla_edge.exporter.goal import LatencyGoal, make_goal
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
+from mla_edge.exporter.int4_weights import OPSET as INT4_OPSET
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.layers import floating_layers
 from mla_edge.exporter.onnx_graph import load_model
@@ -245,16 +246,14 @@ def describe_plan(request: ExportRequest, on_step: OnStep = _silent) -> dict[str
     for part in plan.network.tiers:
         how = plan.recipe.tier(part.tier.name)
         if plan.goal is not None and plan.goal.tier == part.tier.name:
-            todo += plan.goal.steps(request.data)
-        elif how.student and part.student is not None:
-            todo.append(f"{part.tier.name}: its student")
-        elif how.shares:
-            todo.append(f"{part.tier.name}: prune {how.shares}")
-            if request.data is not None:
-                todo.append(f"{part.tier.name}: distil on {request.data}")
+            todo += plan.goal.steps(request.data) + how.plan_sparsity(part.tier.name)
+        else:
+            todo += how.plan(part.tier.name, part.student is not None, request.data)
         if request.latency_parts:
             todo.append(f"{part.tier.name}: its parts at each width, for a latency table")
-        todo.append(f"{part.tier.name}: to ONNX, opset {plan.profile.opset}, {plan.precision}")
+        opset = INT4_OPSET if how.weights else plan.profile.opset
+        form = f"opset {opset}, {plan.precision}{how.weights_in_words}"
+        todo.append(f"{part.tier.name}: to ONNX, {form}")
         todo += plan.recipe.qat.plan(part.tier.name, plan.precision, request.data)
         if plan.dla:
             todo.append(f"{part.tier.name}: plan for the DLA, {plan.dla}")

@@ -1,9 +1,10 @@
-"""Post-training quantization: a calibrator for each tensor, biases corrected, what pays kept.
+"""Post-training quantization: calibrators by tensor, biases, weights rounded; what pays kept.
 
 Each tensor takes the calibrator with which the layers that read it come closest to what they
 give in float. That is a guess about the network, so it is held against one calibrator for all
-on tune samples, at the network's output; so are the corrected biases. What is not better there,
-by more than chance would give, is rolled back, in either form by itself.
+on tune samples, at the network's output; so are the corrected biases, and the weights that were
+rounded together. What is not better there, by more than chance would give, is rolled back, in
+either form by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from mla_edge.exporter.layer_runs import LayerErrors, measure_layers
 from mla_edge.exporter.layers import Layer, find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model, read_graph
 from mla_edge.exporter.quantization import STYLES, quantize, run_with
-from mla_edge.exporter.ranges import BY_TENSOR, Ranges, check_samples, encode_correction
+from mla_edge.exporter.ranges import (
+    BY_TENSOR,
+    Ranges,
+    check_samples,
+    encode_correction,
+    encode_rounding,
+)
+from mla_edge.exporter.weight_rounding import Rounding, round_together
 
 if TYPE_CHECKING:
     from mla_edge.signals import Tensors
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 LAYER_SAMPLES = 48  # of the calibration samples, through every layer with every calibrator
 TUNE_SAMPLES = 96  # that decide what is kept
 CORRECTED = "bias correction"
+ROUNDED = "bias correction, weights rounded together"
 _FOR_ALL = ("mse", "max")  # calibrators for every tensor alike, which the choice must beat
 _SURE = 2.0  # standard errors: what is less sure to be better is not taken
 
@@ -39,7 +48,7 @@ Choice = Mapping[str, str]  # the calibrator of each tensor
 def calibrate_by_tensor(
     graph: Path, samples: Sequence[Tensors], tune: Sequence[Tensors]
 ) -> Ranges:
-    """Ranges and corrected biases for the float ``graph``: what was best on ``tune``.
+    """Ranges, biases and rounded weights for the float ``graph``: what was best on ``tune``.
 
     ``samples`` set the ranges, as those of `quantization.calibrate` do. ``tried`` of the
     result tells of every attempt how far its logits were off.
@@ -54,16 +63,23 @@ def calibrate_by_tensor(
         for tensor, histogram in seen.items()
     }
     errors = measure_layers(model, layers, candidates, samples[:LAYER_SAMPLES])
+    constants = {tensor.name for tensor in model.graph.initializer}
+    runs = run_with(model, sorted({layer.source for layer in layers}), samples)
+    whole = round_together(layers, runs, constants)
     plain = Ranges(structure_of(layers), BY_TENSOR, len(samples), {})
     trial = _Trial(graph, tune[:TUNE_SAMPLES])
     places: dict[str, Range] = {}
-    corrections, tried = {}, {}
+    corrections: dict[str, Mapping[str, str]] = {}
+    roundings: dict[str, Mapping[str, str]] = {}
+    tried = {}
     for style in STYLES:
-        found, attempts = _best(trial, layers, candidates, errors, plain, style)
-        corrections[style], tried[style] = found.corrections.get(style, {}), attempts
+        found, tried[style] = _best(trial, layers, candidates, errors, whole, plain, style)
+        corrections.update(found.corrections)
+        roundings.update(found.roundings)
         places = {place: _joined(places.get(place), r) for place, r in found.places.items()}
-    kept = {style: changes for style, changes in corrections.items() if changes}
-    return dataclasses.replace(plain, places=places, corrections=kept, tried=tried)
+    return dataclasses.replace(
+        plain, places=places, corrections=corrections, roundings=roundings, tried=tried
+    )
 
 
 def _best(  # noqa: PLR0913 - what was measured, and where it is tried
@@ -71,6 +87,7 @@ def _best(  # noqa: PLR0913 - what was measured, and where it is tried
     layers: Sequence[Layer],
     candidates: Mapping[str, Mapping[str, Range]],
     errors: LayerErrors,
+    whole: Mapping[str, Rounding],
     plain: Ranges,
     style: str,
 ) -> tuple[Ranges, list[dict[str, Any]]]:
@@ -89,12 +106,17 @@ def _best(  # noqa: PLR0913 - what was measured, and where it is tried
     for name in found:
         if trial.gains(found[name], found[kept]):
             kept = name
-    changes = _corrections(trial.graph, layers, errors, choices[kept], style)
-    if changes:
-        corrected = dataclasses.replace(made[kept], corrections={style: changes})
-        found[CORRECTED] = trial.answers(style, corrected)
-        if trial.gains(found[CORRECTED], found[kept]):
-            made[CORRECTED], kept = corrected, CORRECTED
+    choice, chosen = choices[kept], made[kept]
+    rows = {style: {name: encode_rounding(r.whole) for name, r in whole.items()}}
+    for name, rounded, steps in ((CORRECTED, {}, {}), (ROUNDED, whole, rows)):
+        changes = _corrections(trial.graph, layers, errors, choice, style, rounded)
+        made[name] = dataclasses.replace(
+            chosen, corrections={style: changes} if changes else {}, roundings=steps
+        )
+        if changes or rounded:
+            found[name] = trial.answers(style, made[name])
+            if trial.gains(found[name], found[kept]):
+                kept = name
     attempts = [
         {
             "attempt": name,
@@ -158,15 +180,24 @@ def _joined(tensorrt: Range | None, cpu: Range) -> Range:
     return dataclasses.replace(tensorrt, low=cpu.low, high=cpu.high, ends_by=cpu.ends_by)
 
 
-def _corrections(
-    graph: Path, layers: Sequence[Layer], errors: LayerErrors, choice: Choice, style: str
+def _corrections(  # noqa: PLR0913 - the layers, and all that moves their means
+    graph: Path,
+    layers: Sequence[Layer],
+    errors: LayerErrors,
+    choice: Choice,
+    style: str,
+    whole: Mapping[str, Rounding],
 ) -> dict[str, str]:
-    """By layer what its bias lacks; none for layers that have no place for it."""
+    """By layer what its bias lacks; none for layers that have no place for it.
+
+    What weights that are rounded together move besides is to first order that of the means.
+    """
     constants = {tensor.name for tensor in load_model(graph).graph.initializer}
-    return {
-        layer.node.name: encode_correction(
-            -errors.shift[style, choice[layer.source], layer.node.name]
-        )
-        for layer in layers
-        if can_correct(layer, constants)
-    }
+    found = {}
+    for layer in layers:
+        name = layer.node.name
+        if can_correct(layer, constants):
+            more = whole[name].shift if name in whole else 0.0
+            moved = errors.shift[style, choice[layer.source], name] + more
+            found[name] = encode_correction(-moved)
+    return found

@@ -220,9 +220,16 @@ class _Rewriter:
         return name
 
     def _weights(self, layer: Layer) -> None:
-        name, axis = layer.node.input[1], layer.axis
+        source, axis = layer.node.input[1], layer.axis
         values = numpy_helper.to_array(layer.weight).astype(np.float32)
         scale = self._representable(weight_scales(values, axis))
+        whole = self.ranges.rounding(self.style, layer.node.name)
+        if whole is not None:
+            shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+            values = whole.reshape(values.shape) * scale.astype(np.float32).reshape(shape)
+            source = f"{layer.node.name}/rounded_weight"
+            self._constant(source, values.astype(self.dtype))
+        name = source
         bias = layer.node.input[2] if len(layer.node.input) > 2 else ""
         if self.cpu and bias in self.constants:
             scale = self._bias(layer, bias, scale)
@@ -231,7 +238,7 @@ class _Rewriter:
         dq = f"{name}/dequantized"
         if not self.int8_weights:
             if dq not in self.scales:
-                self._pair(layer.node.input[1], name, scale, zero, axis=axis)
+                self._pair(source, name, scale, zero, axis=axis)
         elif dq not in self.scales:
             whole = whole_weights(values, scale.astype(np.float32), axis)
             inputs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Mapping, Sequence
@@ -21,8 +22,9 @@ BY_TENSOR = "by tensor"  # in place of a calibrator: each tensor has its own
 class Ranges:
     """Ranges by place (``node:in``, ``node:out``, …) in every graph of this structure.
 
-    ``corrections`` holds by style and layer what is added to its bias in INT8, ``tried`` by
-    style the attempts that were compared on tune samples, the one that was kept among them.
+    ``corrections`` holds by style and layer what is added to its bias in INT8, ``roundings``
+    its weights in whole steps where they are not the nearest ones, ``tried`` by style the
+    attempts that were compared on tune samples, the one that was kept among them.
     """
 
     structure: str  # sha256 over the weighted nodes: the same at every opset
@@ -31,11 +33,21 @@ class Ranges:
     places: Mapping[str, Range]
     corrections: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     tried: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    roundings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def correction(self, style: str, layer: str) -> np.ndarray | None:
         """What is added to the bias of a layer, [channels]; None if nothing is."""
         text = self.corrections.get(style, {}).get(layer)
         return None if text is None else np.frombuffer(base64.b64decode(text), "<f2")
+
+    def rounding(self, style: str, layer: str) -> np.ndarray | None:
+        """The weights of a layer in whole steps, int8 [weights]; None for the nearest ones."""
+        text = self.roundings.get(style, {}).get(layer)
+        return (
+            None
+            if text is None
+            else np.frombuffer(zlib.decompress(base64.b64decode(text)), np.int8)
+        )
 
     def calibrators(self, style: str) -> dict[str, int]:
         """How many places got their range from which calibrator."""
@@ -76,6 +88,7 @@ class Ranges:
                 places,
                 dict(values.get("corrections", {})),
                 dict(values.get("tried", {})),
+                dict(values.get("roundings", {})),
             )
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(
@@ -88,6 +101,11 @@ def encode_correction(values: np.ndarray) -> str:
     """[channels] in half precision, as text: three digits of a small number are enough."""
     largest = float(np.finfo(np.float16).max)
     return base64.b64encode(np.clip(values, -largest, largest).astype("<f2").tobytes()).decode()
+
+
+def encode_rounding(whole: np.ndarray) -> str:
+    """Weights in whole steps, int8, as text."""
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(whole).tobytes())).decode()
 
 
 def check_samples(samples: Sequence[Tensors], inputs: Sequence[TensorSpec]) -> None:

@@ -96,7 +96,10 @@ def tabulate(
     layers = layers_to_quantize(model, style, keep_float)
     rows = []
     for group, suffix in _suffixes(model, layers):
-        rounded = RoundedLayers(model, group, int4=int4)
+        names = [layer.node.name for layer in group]
+        known = {name: ranges.rounding(style, name) for name in names}
+        whole = {name: steps for name, steps in known.items() if steps is not None}
+        rounded = RoundedLayers(model, group, whole=whole, int4=int4)
         for layer, error in _errors(model, rounded, suffix, ranges, style, samples):
             node = layer.node
             by = "INT4 weights" if node.name in rounded.int4 else ""

@@ -126,7 +126,9 @@ class WidthGraphs:
             return plain
         # Of the same places: where a range ends at zero, a Relu costs nothing.
         structure = structure_of(find_layers(model))
-        ranges = dataclasses.replace(self._ranges, structure=structure, corrections={})
+        ranges = dataclasses.replace(
+            self._ranges, structure=structure, corrections={}, roundings={}
+        )
         kept = sorted(self._keep & {node.name for node in model.graph.node})
         out = path.with_suffix(f".{self._form.style}.onnx")
         quantize(

@@ -96,6 +96,15 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(export, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_names_what_the_recipe_does_to_the_weights(export, tmp_path):
+    head = 'title = "x"\nprecision = "int8"\ncalibration = "quick"\n[tiers.only]\n'
+    (tmp_path / "both.toml").write_text(head + 'sparsity = "2:4"\nweights = "int4"\n')
+    words = (ALARMS, "--profile", "agx-orin", "--recipe", "both.toml", "--dry-run")
+    steps = json.loads(export(*words, "--json").stdout)["steps"]
+    assert steps[0] == "only: 2:4 sparsity"
+    assert steps[1] == "only: to ONNX, opset 21, int8, linear layers with INT4 weights"
+
+
 def test_a_lost_gate_exits_with_4(export, tmp_path):
     (tmp_path / "hard.toml").write_text(
         'title = "x"\nprecision = "int8"\ncalibration = "quick"\n[tiers.only]\nprune = 0.8\n'

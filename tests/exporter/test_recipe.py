@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from mla_edge.exporter.recipe import (
     DistillationRecipe,
     QatRecipe,
     Recipe,
+    TierRecipe,
     check_tiers,
     choose_precision,
     load_recipe,
@@ -126,3 +128,14 @@ def test_an_unknown_recipe_is_answered_with_the_nearest():
 def test_a_board_gets_the_next_larger_precision_that_it_has(wanted, offered, got):
     board = dataclasses.replace(load_profile("agx-xavier"), precisions=offered)
     assert choose_precision(Recipe("x", precision=wanted), board) == got
+
+
+def test_a_sparse_tier_is_no_student_and_learns_with_its_zeros():
+    sparse = TierRecipe(student=True, prune=0.5, sparsity="2:4")
+    assert sparse.plan("full", True, Path("data")) == [
+        "full: prune 50% of channels",
+        "full: 2:4 sparsity",
+        "full: distil on data, with the zeros held",
+    ]
+    assert TierRecipe(student=True).plan("full", True, None) == ["full: its student"]
+    assert TierRecipe(student=True).plan("full", False, Path("data")) == []

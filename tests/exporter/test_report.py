@@ -267,6 +267,7 @@ def test_int8_is_explained_layer_by_layer(facts):
     facts["tiers"][1]["calibration"] = {
         "calibrators": {"tensorrt": {"max": 3, "mse": 10}, "cpu": {"entropy": 13}},
         "biases_corrected": {"tensorrt": 7, "cpu": 0},
+        "rounded_together": {"tensorrt": 0, "cpu": 9},
         "tried": {
             "tensorrt": [
                 {"attempt": "max", "kept": False, "sqnr_db": 30.5, **error},
