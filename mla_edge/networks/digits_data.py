@@ -112,13 +112,7 @@ class DigitsMaker:
 
     def worn_picture(self, rng: np.random.Generator, digit: int | None) -> np.ndarray:
         """As ``picture``, sometimes blurred or half covered."""
-        picture = self.picture(rng, digit, level=float(rng.uniform(0.1, 1)))
-        wear = rng.random()
-        if wear < 0.12:
-            return degrade(picture, rng, blur_px=float(rng.uniform(0.5, 3)))
-        if wear < 0.24:
-            return degrade(picture, rng, occlude=float(rng.uniform(0.1, 0.55)))
-        return picture
+        return wear(self.picture(rng, digit, level=float(rng.uniform(0.1, 1))), rng)
 
     def word(self, rng: np.random.Generator, digit: int) -> np.ndarray:
         """A recording of ``digit``, as it is, float32 in [-1, 1] at 8 kHz."""
@@ -172,6 +166,16 @@ class DigitsMaker:
         if digit is None and rng.random() < 0.15:
             sound *= 1e-3  # a muted or dead-quiet microphone
         return np.clip(sound, -1, 1)
+
+
+def wear(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``picture`` as a robot meets it: as it is, sometimes blurred or half covered."""
+    kind = rng.random()
+    if kind < 0.12:
+        return degrade(picture, rng, blur_px=float(rng.uniform(0.5, 3)))
+    if kind < 0.24:
+        return degrade(picture, rng, occlude=float(rng.uniform(0.1, 0.55)))
+    return picture
 
 
 def place(word: np.ndarray, rng: np.random.Generator) -> np.ndarray:
