@@ -103,10 +103,8 @@ def measure(bench: Bench, mode: str) -> dict[str, Any]:
         "certified_by": len(proving),
         "measured_on": "the other half" if halves else "the same units",
         "epsilon": main,
-        "score": score(evidence.heard),
-        "oracle_accuracy": float(
-            np.mean(evidence.heard.lite_right | evidence.heard.full_right)
-        ),
+        "score": score(heard),
+        "oracle_accuracy": float(np.mean(heard.lite_right | heard.full_right)),
     }
     result.update(_ways(bench, mode, chosen, data, evidence, rows, found, main))
     result["missing"] = {
