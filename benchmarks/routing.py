@@ -54,7 +54,8 @@ from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.policy import NEVER
 from mla_edge.recordings import Recording
 from mla_edge.runtime.certification import Heard, Listener, hear
-from mla_edge.runtime.model import FusedModel, open_model
+from mla_edge.runtime.loading import open_model
+from mla_edge.runtime.model import FusedModel
 
 EPSILONS = (0.005, 0.01, 0.02, 0.05)
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of full, along the curve

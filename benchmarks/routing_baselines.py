@@ -15,7 +15,8 @@ import numpy as np
 from mla_edge.bundle import ModePolicy, RouterPolicy
 from mla_edge.exporter.policy import ALWAYS, NEVER
 from mla_edge.recordings import Recording
-from mla_edge.runtime.model import FusedModel, Parts
+from mla_edge.runtime.loading import Parts
+from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import FULL_ONLY, CascadeRouter, Router, Verdict
 
 TURN = 50  # decisions of one, before it is the next one's turn

@@ -32,7 +32,8 @@ from stamped_camera import read_stamp
 import mla_edge
 from mla_edge.errors import CaptureError, CaptureTimeout
 from mla_edge.preprocess import Preprocessor
-from mla_edge.runtime.model import FusedModel, Parts, open_model
+from mla_edge.runtime.loading import Parts, open_model
+from mla_edge.runtime.model import FusedModel
 from mla_edge.signals import Sample, Sound, Tensors
 
 BACK_S = {"camera": 1.5, "microphone": 0.5}  # its retries, opening it, and a busy machine

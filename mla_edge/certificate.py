@@ -26,8 +26,26 @@ _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True)
+class Rung:
+    """A threshold that a policy may stand on, and what is claimed of it."""
+
+    epsilon: float
+    threshold: float
+    losses: int
+    p_value: float
+    kept: float  # share of the units that lite answered
+    differ_rate: float
+    """What lite says otherwise than full where it is kept, at most: audits without labels are
+    watched against it. An upper bound at 1 - delta; 1 where nothing is known of it."""
+
+
+@dataclass(frozen=True)
 class ModeCertificate:
-    """What is claimed in one mode; ``threshold`` and ``temperature`` are what routes there."""
+    """What is claimed in one mode.
+
+    ``threshold`` and ``temperature`` are what routes there; epsilon, threshold and what follows
+    from them are those of the boldest of ``rungs``. All rungs hold together.
+    """
 
     epsilon: float
     delta: float  # of all attempts on this data together
@@ -39,13 +57,17 @@ class ModeCertificate:
     kept: float  # share of the units that lite answered
     data_sha256: str
     made: str  # ISO 8601, UTC
+    rungs: tuple[Rung, ...] = ()  # from careful to bold
 
     def claim(self, mode: str) -> str:
         """The claim, in one sentence."""
+        careful = ", ".join(f"{rung.epsilon:.4g}" for rung in self.rungs[:-1])
         return (
             f"with probability at least {1 - self.delta:.4g} over the {self.units} units that "
-            f"certified it, at most {self.epsilon:.4g} of the decisions in mode {mode} are "
-            "wrong where the full tier's is right, for moments exchangeable with those units"
+            f"certified it, at most {self.epsilon:.4g} of the decisions in mode {mode} "
+            + (f"({careful} on its more careful rungs) " if careful else "")
+            + "are wrong where the full tier's is right, for moments exchangeable with those "
+            "units"
         )
 
 
@@ -175,11 +197,17 @@ def _name(bundle: Bundle) -> str | None:
 
 def _checked(values: Mapping[str, Any]) -> ModeCertificate:
     known = {each.name for each in dataclasses.fields(ModeCertificate)}
-    made = ModeCertificate(**{key: value for key, value in values.items() if key in known})
-    numbers = (made.temperature, made.threshold)
+    rungs = tuple(Rung(**rung) for rung in values.get("rungs", ()))
+    told = {key: value for key, value in values.items() if key in known}
+    made = ModeCertificate(**{**told, "rungs": rungs})
+    numbers = (made.temperature, made.threshold, *(rung.threshold for rung in rungs))
     if not all(isinstance(n, float) and math.isfinite(n) and n > 0 for n in numbers):
-        raise ValueError(f"temperature and threshold are {numbers}")
-    return made
+        raise ValueError(f"temperature and thresholds are {numbers}")
+    if rungs:
+        return made
+    # Written before there were ladders: its one threshold is a rung.
+    only = Rung(made.epsilon, made.threshold, made.losses, made.p_value, made.kept, 1.0)
+    return dataclasses.replace(made, rungs=(only,))
 
 
 def _whole_name(engine: str) -> str:

@@ -24,6 +24,7 @@ POWER = 0.8  # of `units_needed`: the chance that so many units are enough
 THRESHOLDS = tuple(1.0 - float(miss) for miss in np.geomspace(1e-4, 0.75, 64))
 """Of a confidence, from careful to bold: fixed here, so that no data has a say in them."""
 
+_EXACT = 1e-9
 _BETS = (0.05, 0.1, 0.2, 0.4, 0.8)  # of what a monitor may stake at most
 
 
@@ -58,6 +59,23 @@ def binomial_cdf(successes: int, trials: int, rate: float) -> float:
     ]
     largest = max(logs)
     return min(1.0, math.exp(largest) * math.fsum(math.exp(value - largest) for value in logs))
+
+
+def highest_rate(successes: int, trials: int, doubt: float) -> float:
+    """The highest rate that ``successes`` of ``trials`` do not speak against (Clopper-Pearson).
+
+    A higher one would show so few with a chance of ``doubt`` at most. 1 where none was tried.
+    """
+    if successes >= trials:
+        return 1.0
+    low, high = successes / trials, 1.0
+    while high - low > _EXACT:
+        middle = (low + high) / 2
+        if binomial_cdf(successes, trials, middle) > doubt:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def betting_p_value(losses: np.ndarray, epsilon: float, delta: float) -> float:
@@ -155,7 +173,7 @@ def certify_policy(losses: np.ndarray, *, epsilon: float, delta: float) -> int |
 
 def fewest_units(epsilon: float, delta: float) -> int:
     """The fewest independent units that can pass at all: when none of them is lost."""
-    _check_levels(epsilon, delta)
+    check_levels(epsilon, delta=delta)
     return math.ceil(math.log(delta) / math.log1p(-epsilon))
 
 
@@ -167,7 +185,7 @@ def units_needed(
     Exact for the binomial test: the least n with P(X <= k) >= power, where k is the most losses
     that pass. ConfigError where regret is not below epsilon: no number is enough.
     """
-    _check_levels(epsilon, delta)
+    check_levels(epsilon, delta=delta)
     if not 0 <= regret < epsilon:
         raise ConfigError(
             f"a regret of {regret:g} cannot be certified at epsilon {epsilon:g}",
@@ -220,6 +238,13 @@ class Monitor:
         return self.alarmed
 
 
+def check_levels(*epsilons: float, delta: float) -> None:
+    """ConfigError where one of them is no probability, or is certain."""
+    for name, value in (*(("epsilon", each) for each in epsilons), ("delta", delta)):
+        if not 0 < value < 1:
+            raise ConfigError(f"{name} is {value:g}", hint="it lies between 0 and 1")
+
+
 def _check(
     scores: np.ndarray,
     regrets: np.ndarray,
@@ -227,7 +252,7 @@ def _check(
     epsilon: float,
     delta: float,
 ) -> None:
-    _check_levels(epsilon, delta)
+    check_levels(epsilon, delta=delta)
     if scores.ndim != 1 or scores.shape != regrets.shape or not len(scores):
         raise ConfigError(
             f"scores are {list(scores.shape)}, regrets {list(regrets.shape)}",
@@ -239,9 +264,3 @@ def _check(
         raise ConfigError(
             "the thresholds are not in order", hint="fix them beforehand, the highest first"
         )
-
-
-def _check_levels(epsilon: float, delta: float) -> None:
-    for name, value in (("epsilon", epsilon), ("delta", delta)):
-        if not 0 < value < 1:
-            raise ConfigError(f"{name} is {value:g}", hint="it lies between 0 and 1")

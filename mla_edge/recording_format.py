@@ -86,7 +86,10 @@ def decision_to_json(prediction: Prediction) -> dict[str, Any]:
 
 def decision_from_json(found: Mapping[str, Any]) -> Prediction:
     """The inverse; KeyError or TypeError where it is none."""
-    return Prediction(**{name: found[name] for name in _DECISION})
+    known = {name: found[name] for name in _DECISION if name in found}
+    if "degraded" in known:
+        known["degraded"] = tuple(known["degraded"])
+    return Prediction(**known)
 
 
 def _json_schema(title: str, **properties: str) -> bytes:

@@ -15,6 +15,7 @@ from mla_edge.certify import (
     certify_ladder,
     certify_policy,
     certify_threshold,
+    highest_rate,
     last_passing,
     units_needed,
 )
@@ -123,6 +124,30 @@ def test_all_rungs_of_a_ladder_hold_together(units=400, deployments=400):
         assert at == sorted(at, reverse=True)  # bolder rungs are cheaper
         over = [t < math.inf and true_risk(t) > e for t, e in zip(at, epsilons)]
         broken += any(over)
+    assert broken / deployments <= slack(DELTA, deployments)
+
+
+def test_the_highest_rate_that_so_few_do_not_speak_against():
+    assert highest_rate(0, 299, 0.05) == pytest.approx(1 - 0.05 ** (1 / 299), abs=1e-8)
+    assert highest_rate(3, 100, 0.05) == pytest.approx(0.075714, abs=1e-5)  # of R's binom.test
+    assert [highest_rate(k, n, 0.05) for k, n in ((0, 0), (5, 5))] == [1.0, 1.0]
+
+
+def test_what_audits_are_watched_against_holds_though_the_threshold_was_chosen(
+    units=400, deployments=300
+):
+    """The same units chose the threshold; that half of the differences are losses, too."""
+    rng = np.random.default_rng(12)
+    broken = 0
+    for _ in range(deployments):
+        scores = rng.random(units)
+        differs = rng.random(units) < 0.4 * (1 - scores) ** 2
+        regrets = differs & (rng.random(units) < 0.5)
+        found = certify_threshold(scores, regrets, THRESHOLDS, epsilon=0.02, delta=DELTA)
+        if found.threshold is not None:
+            keeps = scores >= found.threshold
+            bound = highest_rate(int((differs & keeps).sum()), int(keeps.sum()), DELTA)
+            broken += 0.4 * (1 - found.threshold) ** 2 / 3 > bound
     assert broken / deployments <= slack(DELTA, deployments)
 
 

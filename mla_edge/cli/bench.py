@@ -65,7 +65,7 @@ def bench(
     from mla_edge.bundle import Bundle, write_atomically
     from mla_edge.runtime import bench as measuring
     from mla_edge.runtime.bench_picture import draw
-    from mla_edge.runtime.model import open_model
+    from mla_edge.runtime.loading import open_model
 
     if camera == mic == NO_SOURCE:
         raise ConfigError("no camera and no microphone", hint="give at least one of them")

@@ -132,6 +132,11 @@ def _claims(certificate: Optional[Certificate]) -> List[str]:
     lines = [f"certificate {certificate.id}, {tried} attempt{'s' if tried > 1 else ''}:"]
     for mode, each in certificate.modes.items():
         lines.append(f"  {mode}: from {each.threshold:.4f} on: {each.claim(mode)}")
+        for rung in each.rungs if len(each.rungs) > 1 else ():
+            lines.append(
+                f"    at most {rung.epsilon:g}: from {rung.threshold:.4f} on, keeps "
+                f"{rung.kept:.1%}"
+            )
     if not certificate.modes:
         lines.append("  nothing was certified")
     return [*lines, f"  holds for {certificate.identity.engine}"]

@@ -13,8 +13,9 @@ from mla_edge.cli.interrupts import Interrupts
 from mla_edge.errors import AccuracyGateError
 
 if TYPE_CHECKING:
-    from mla_edge.runtime.certification import Outcome
+    from mla_edge.runtime.certification import ModeOutcome, Outcome
 
+EPSILON = 0.01
 _TOLD_EVERY = 50  # samples, on a terminal
 
 
@@ -24,8 +25,12 @@ def certify(
         Path, typer.Option(help="Moments with their classes (.npz) that chose nothing before.")
     ],
     epsilon: Annotated[
-        float, typer.Option(help="Share of decisions that routing may spoil, at most.")
-    ] = 0.01,
+        Optional[List[float]],
+        typer.Option(
+            help="Share of decisions that routing may spoil, at most; several make a ladder. "
+            "Default: 0.01.",
+        ),
+    ] = None,
     delta: Annotated[
         float, typer.Option(help="The chance that the claim is wrong, at most.")
     ] = 0.05,
@@ -51,11 +56,12 @@ def certify(
     """
     from mla_edge.runtime.certification import certify_bundle
 
+    epsilons = epsilon or [EPSILON]
     with Interrupts() as interrupts:
         outcome = certify_bundle(
             bundle,
             recording,
-            epsilon=epsilon,
+            epsilon=epsilons,
             delta=delta,
             again=again,
             dry_run=dry_run,
@@ -68,8 +74,8 @@ def certify(
     certified = any(each.certificate for each in outcome.modes)
     if not (certified or dry_run):
         problem = AccuracyGateError(
-            f"{bundle}: no mode can be certified at epsilon {epsilon:g}, delta {delta:g}\n"
-            + "\n".join(_words(outcome)),
+            f"{bundle}: no mode can be certified at epsilon {max(epsilons):g}, delta "
+            f"{delta:g}\n" + "\n".join(_words(outcome)),
             hint="record more independent moments, or claim less: a larger --epsilon",
         )
         problem.details.update(shown)
@@ -95,40 +101,54 @@ def _summary(outcome: "Outcome") -> Dict[str, Any]:
         "bundle": str(outcome.bundle.folder),
         "attempt": outcome.attempt,
         "told_units": outcome.told_units,
-        "modes": {
-            each.mode: {
-                "certified": each.certificate is not None,
-                "units": each.units,
+        "modes": {each.mode: _mode(each) for each in outcome.modes},
+    }
+
+
+def _mode(outcome: "ModeOutcome") -> Dict[str, Any]:
+    """All of one mode; what a ladder has several of is that of its boldest rung."""
+    held, boldest = outcome.certificate, outcome.rungs[-1]
+    return {
+        "certified": held is not None,
+        "units": outcome.units,
+        "units_needed": boldest.needed,
+        "why": boldest.why,
+        **({"claim": held.claim(outcome.mode), **asdict(held)} if held is not None else {}),
+        "rungs": [
+            {
+                "epsilon": each.epsilon,
+                "certified": each.rung is not None,
                 "units_needed": each.needed,
                 "why": each.why,
-                **(
-                    {"claim": each.certificate.claim(each.mode), **asdict(each.certificate)}
-                    if each.certificate
-                    else {}
-                ),
+                **(asdict(each.rung) if each.rung is not None else {}),
             }
-            for each in outcome.modes
-        },
+            for each in outcome.rungs
+        ],
     }
 
 
 def _words(outcome: "Outcome", dry_run: bool = False) -> List[str]:
     lines = []
     for each in outcome.modes:
-        held = each.certificate
-        if held is not None:
-            lines.append(f"{each.mode}: certified: {held.claim(each.mode)}")
-            lines.append(
-                f"  lite is kept from {held.threshold:.4f} on, in {held.kept:.1%} of the "
-                f"units; {held.losses} of {held.units} were lost, p = {held.p_value:.2g}"
-            )
-        elif dry_run and not each.why:
-            lines.append(
-                f"{each.mode}: {each.units} independent units, "
-                f"{each.needed} pass four times in five if a quarter of epsilon is lost"
-            )
-        else:
-            lines.append(f"{each.mode}: not certified: {each.why}")
+        if each.certificate is not None:
+            lines.append(f"{each.mode}: certified: {each.certificate.claim(each.mode)}")
+        for tried in each.rungs:
+            name = each.mode
+            if len(each.rungs) > 1:
+                name += f", epsilon {tried.epsilon:g}"
+            rung = tried.rung
+            if rung is not None:
+                lines.append(
+                    f"  lite is kept from {rung.threshold:.4f} on, in {rung.kept:.1%} of the "
+                    f"units; {rung.losses} of {each.units} were lost, p = {rung.p_value:.2g}"
+                )
+            elif dry_run and not tried.why:
+                lines.append(
+                    f"{name}: {each.units} independent units, "
+                    f"{tried.needed} pass four times in five if a quarter of epsilon is lost"
+                )
+            else:
+                lines.append(f"{name}: not certified: {tried.why}")
     if outcome.attempt > 1:
         lines.append(f"this was attempt {outcome.attempt} on this data; its claim counts all")
     return lines

@@ -19,7 +19,8 @@ from mla_edge import health, machine_files
 from mla_edge.engines import Engine
 from mla_edge.errors import CaptureError
 from mla_edge.runtime.capture import Camera, Microphone, Watched
-from mla_edge.runtime.model import FusedModel, Instrument, Parts
+from mla_edge.runtime.loading import Instrument, Parts
+from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import Router, Verdict
 from mla_edge.runtime.session import run
 from mla_edge.signals import Prediction, Tensors, find_inputs
@@ -84,6 +85,7 @@ class TimedRouter:
         """Ask ``router``."""
         self.skip: Callable[[str], str | None] = stages.timed("route", router.skip)
         self.judge: Callable[[str, np.ndarray], Verdict] = stages.timed("route", router.judge)
+        self.reset = router.reset
 
 
 class TimedSource:

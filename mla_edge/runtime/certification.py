@@ -16,6 +16,7 @@ from mla_edge.certificate import (
     Attempt,
     Certificate,
     ModeCertificate,
+    Rung,
     identify,
     read_certificate,
     write_certificate,
@@ -23,30 +24,45 @@ from mla_edge.certificate import (
 from mla_edge.certify import (
     THRESHOLDS,
     Certified,
-    certify_threshold,
+    certify_ladder,
+    check_levels,
     fewest_units,
+    highest_rate,
     units_needed,
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import Recording, read_recording
-from mla_edge.runtime.model import FusedModel, Parts, open_model
-from mla_edge.runtime.routing import Verdict, softmax
+from mla_edge.runtime.loading import Parts, open_model
+from mla_edge.runtime.model import FusedModel
+from mla_edge.runtime.routing import CascadeRouter, Router, Verdict
 from mla_edge.signals import Sample
 
 _SMALLEST = 1e-4
+
+Moments = Callable[[Bundle], Recording]
+"""Gives labelled moments for a bundle."""
 
 Progress = Callable[[str, int, int], None]  # mode, done, of how many
 
 
 @dataclass(frozen=True)
+class RungOutcome:
+    """What came of one epsilon: its rung, or why there is none."""
+
+    epsilon: float
+    needed: int  # units that pass four times in five if a quarter of epsilon is lost
+    rung: Rung | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class ModeOutcome:
-    """What came of one mode: its certificate, or why there is none."""
+    """What came of one mode; without a certificate not even its boldest rung holds."""
 
     mode: str
     units: int
-    needed: int  # units that pass four times in five if a quarter of epsilon is lost
+    rungs: tuple[RungOutcome, ...]  # from careful to bold
     certificate: ModeCertificate | None = None
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,9 +77,9 @@ class Outcome:
 
 def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
     folder: str | os.PathLike[str],
-    recording: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Moments,
     *,
-    epsilon: float = 0.01,
+    epsilon: float | Sequence[float] = 0.01,
     delta: float = 0.05,
     again: bool = False,
     dry_run: bool = False,
@@ -71,86 +87,107 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
     threads: int | None = None,
     on_progress: Progress | None = None,
 ) -> Outcome:
-    """Certify each mode of the bundle on the moments of ``recording``, and write that into it.
+    """Certify each mode of the bundle on moments whose class is known, and write that into it.
 
-    In a mode that holds, the boldest threshold that passed replaces the one chosen at export.
-    One that does not hold stays as it is. Data with too few units is not looked at, so it is
-    not used up. ConfigError: the recording does not fit, was used before (``again`` allows it;
-    the claim is then of all attempts together), or the bundle has not two tiers.
+    ``data`` is a recording (``.npz``), or a function that gives moments for a bundle. In a mode
+    that holds, the boldest threshold that passed replaces the one chosen at export. One that
+    does not hold stays as it is. Of several ``epsilon`` each makes a rung, by its part of
+    delta. Data with too few units is not looked at, so it is not used up. ConfigError: the data
+    does not fit, was used before (``again`` allows it; the claim is then of all attempts
+    together), or the bundle has not two tiers.
     """
     bundle = Bundle.read(folder)
-    if len(bundle.tiers) != 2:
-        raise ConfigError(
-            f"{bundle.name} has {len(bundle.tiers)} tier(s), a certificate is of two",
-            hint="with one tier nothing is routed, so nothing is lost by it",
-        )
-    if epsilon < _SMALLEST:
-        raise ConfigError(
-            f"epsilon is {epsilon:g}", hint=f"give {_SMALLEST:g} or more: less takes millions"
-        )
-    goal = units_needed(epsilon, delta, regret=epsilon / 4)
-    data = read_recording(Path(recording), bundle.inputs, bundle.labels)
+    check_tiers(bundle)
+    epsilons = _in_order([epsilon] if isinstance(epsilon, (int, float)) else epsilon)
+    check_levels(*epsilons, delta=delta)
+    share = delta / len(epsilons)
+    goals = [units_needed(each, share, regret=each / 4) for each in epsilons]
+    moments = data if callable(data) else _file(Path(data))
+    found = moments(bundle)
     before = read_certificate(bundle)
-    spent = [a for a in before.attempts if a.data_sha256 == data.sha256] if before else []
-    if spent and not again:
-        raise ConfigError(
-            f"{recording}: certified this bundle before, on {spent[-1].made}; data that was "
-            "looked at proves less",
-            hint="record new moments, or give --again: the claim then counts every attempt",
-        )
-    rows = {mode: _rows(data, mode) for mode in bundle.policy.modes}
-    fewest = fewest_units(epsilon, delta)
+    spent = find_spent(before, {found.sha256}, again=again)
+    rows = {mode: _rows(found, mode) for mode in bundle.policy.modes}
     outcomes = {
-        mode: ModeOutcome(mode, len(chosen), goal, why=_too_few(len(chosen), fewest, goal))
+        mode: ModeOutcome(
+            mode,
+            len(chosen),
+            tuple(
+                RungOutcome(each, goal, why=_too_few(len(chosen), each, share, goal))
+                for each, goal in zip(epsilons, goals)
+            ),
+        )
         for mode, chosen in rows.items()
     }
+    fewest = fewest_units(epsilons[-1], share)
     large = {mode: chosen for mode, chosen in rows.items() if len(chosen) >= fewest}
     if dry_run or not large:
-        return Outcome(bundle, tuple(outcomes.values()), 0, data.told_units)
+        return Outcome(bundle, tuple(outcomes.values()), 0, found.told_units)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
     total = delta + sum(attempt.delta for attempt in spent)
     listener = Listener(bundle.policy)
     with open_model(folder, engine=engine, threads=threads, instrument=listener.hear) as model:
         identity = identify(bundle, model.runs_on, model.engines_key)
         for mode, chosen in large.items():
-            heard = hear(model, listener, data, chosen, mode, on_progress or _ignore)
-            found = certify_threshold(
-                heard.scores, heard.regrets, THRESHOLDS, epsilon=epsilon, delta=delta
-            )
-            outcomes[mode] = _judge(mode, found, goal)
-            if found.threshold is not None:
+            heard = hear(model, listener, found, chosen, mode, on_progress or _ignore)
+            rungs = _climb(heard, epsilons, delta, goals)
+            certificate = None
+            if rungs[-1].rung is not None:
+                held = tuple(each.rung for each in rungs if each.rung is not None)
                 certificate = ModeCertificate(
-                    epsilon=epsilon,
+                    epsilon=held[-1].epsilon,
                     delta=total,
-                    units=found.units,
-                    losses=found.losses,
-                    p_value=found.p_value,
+                    units=len(chosen),
+                    losses=held[-1].losses,
+                    p_value=held[-1].p_value,
                     temperature=listener.temperature(mode),
-                    threshold=found.threshold,
-                    kept=float(np.mean(heard.scores >= found.threshold)),
-                    data_sha256=data.sha256,
+                    threshold=held[-1].threshold,
+                    kept=held[-1].kept,
+                    data_sha256=found.sha256,
                     made=made,
+                    rungs=held,
                 )
-                outcomes[mode] = dataclasses.replace(outcomes[mode], certificate=certificate)
-    held = {mode: o.certificate for mode, o in outcomes.items() if o.certificate is not None}
-    failed = tuple(mode for mode in large if mode not in held)
+            outcomes[mode] = ModeOutcome(mode, len(chosen), rungs, certificate)
+    holds = {mode: o.certificate for mode, o in outcomes.items() if o.certificate is not None}
+    failed = tuple(mode for mode in large if mode not in holds)
     # What was certified for other graphs, or another engine, does not hold for these.
     earlier = before.modes if before is not None and before.identity == identity else {}
     attempts = (
         *(before.attempts if before else ()),
-        Attempt(data.sha256, epsilon, delta, made, tuple(held), failed),
+        Attempt(found.sha256, epsilons[-1], delta, made, tuple(holds), failed),
     )
-    written = write_certificate(bundle, Certificate(identity, {**earlier, **held}, attempts))
-    return Outcome(written, tuple(outcomes.values()), len(spent) + 1, data.told_units)
+    written = write_certificate(bundle, Certificate(identity, {**earlier, **holds}, attempts))
+    return Outcome(written, tuple(outcomes.values()), len(spent) + 1, found.told_units)
+
+
+def check_tiers(bundle: Bundle) -> None:
+    """ConfigError where nothing is routed."""
+    if len(bundle.tiers) != 2:
+        raise ConfigError(
+            f"{bundle.name} has {len(bundle.tiers)} tier(s), a certificate is of two",
+            hint="with one tier nothing is routed, so nothing is lost by it",
+        )
+
+
+def find_spent(before: Certificate | None, hashes: set[str], *, again: bool) -> list[Attempt]:
+    """The earlier attempts on data of ``hashes``; ConfigError unless ``again`` allows them."""
+    spent = [each for each in before.attempts if each.data_sha256 in hashes] if before else []
+    if spent and not again:
+        raise ConfigError(
+            f"this data certified this bundle before, on {spent[-1].made}; data that was "
+            "looked at proves less",
+            hint="record new moments, or give --again: the claim then counts every attempt",
+        )
+    return spent
 
 
 @dataclass(frozen=True)
 class Heard:
     """What both tiers said of some moments: arrays [units]."""
 
-    scores: np.ndarray  # lite's confidence
+    scores: np.ndarray  # how sure lite was
     lite_right: np.ndarray
     full_right: np.ndarray
+    differs: np.ndarray  # whether they said different things
 
     @property
     def regrets(self) -> np.ndarray:
@@ -162,14 +199,15 @@ class Listener:
     """A router that keeps no answer of lite, but writes down how sure it was, and of what."""
 
     def __init__(self, policy: RouterPolicy) -> None:
-        """Take the temperatures of ``policy``."""
+        """Score by ``policy``, until there is a router to listen to."""
         self.best = -1  # class that lite gave last
-        self.confidence = 0.0  # and how sure it was
+        self.score = 0.0  # and how sure it was
         self._policy = policy
+        self._inner: Router = CascadeRouter(policy)
 
     def hear(self, parts: Parts) -> Parts:
-        """Take the router's place: an ``Instrument``."""
-        self._policy = parts.policy
+        """Take the router's place, and ask it: an ``Instrument``."""
+        self._policy, self._inner = parts.policy, parts.router
         return dataclasses.replace(parts, router=self)
 
     def temperature(self, mode: str) -> float:
@@ -180,12 +218,15 @@ class Listener:
         """Nothing is skipped."""
         return None
 
+    def reset(self) -> None:
+        """It has no memory."""
+
     def judge(self, mode: str, logits: np.ndarray) -> Verdict:
-        """Write down what ``logits`` [classes] say, and ask the full tier too."""
-        probabilities = softmax(logits, self.temperature(mode))
-        self.best = int(probabilities.argmax())
-        self.confidence = float(probabilities[self.best])
-        return Verdict(False, probabilities)
+        """Write down what the router says of ``logits`` [classes], and ask full too."""
+        verdict = self._inner.judge(mode, logits)
+        self.best = int(verdict.probabilities.argmax())
+        self.score = float(verdict.probabilities[self.best])
+        return dataclasses.replace(verdict, keep=False)
 
 
 def hear(  # noqa: PLR0913 - who listens to whom, on what
@@ -200,15 +241,33 @@ def hear(  # noqa: PLR0913 - who listens to whom, on what
     names, labels = mode.split("+"), model.bundle.labels
     scores = np.zeros(len(rows))
     lite_right, full_right = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    differs = np.zeros(len(rows), bool)
     for number, row in enumerate(rows):
         signals, truth = data.samples[row].signals, data.labels[row]
-        full_right[number] = (
-            model.infer(Sample({name: signals[name] for name in names})).label == truth
-        )
-        lite_right[number] = labels[listener.best] == truth
-        scores[number] = listener.confidence
+        full = model.infer(Sample({name: signals[name] for name in names})).label
+        lite = labels[listener.best]
+        full_right[number], lite_right[number] = full == truth, lite == truth
+        differs[number] = lite != full
+        scores[number] = listener.score
         on_progress(mode, number + 1, len(rows))
-    return Heard(scores, lite_right, full_right)
+    return Heard(scores, lite_right, full_right, differs)
+
+
+def _file(path: Path) -> Moments:
+    return lambda bundle: read_recording(path, bundle.inputs, bundle.labels)
+
+
+def _in_order(epsilons: Sequence[float]) -> list[float]:
+    """From careful to bold, each once; ConfigError where one is none."""
+    if not epsilons:
+        raise ConfigError("there is no epsilon", hint="give one for each rung")
+    for each in epsilons:
+        if each < _SMALLEST:
+            raise ConfigError(
+                f"epsilon is {each:g}",
+                hint=f"give {_SMALLEST:g} or more: less takes millions",
+            )
+    return sorted(set(epsilons))
 
 
 def _rows(data: Recording, mode: str) -> list[int]:
@@ -226,8 +285,9 @@ def _rows(data: Recording, mode: str) -> list[int]:
     return sorted(first.values())
 
 
-def _too_few(units: int, fewest: int, goal: int) -> str:
+def _too_few(units: int, epsilon: float, delta: float, goal: int) -> str:
     """Why ``units`` cannot pass; empty where they can."""
+    fewest = fewest_units(epsilon, delta)
     if units >= fewest:
         return ""
     return (
@@ -236,20 +296,47 @@ def _too_few(units: int, fewest: int, goal: int) -> str:
     )
 
 
-def _judge(mode: str, found: Certified, goal: int) -> ModeOutcome:
-    if found.threshold is not None:
-        return ModeOutcome(mode, found.units, goal)
+def _climb(
+    heard: Heard, epsilons: Sequence[float], delta: float, goals: Sequence[int]
+) -> tuple[RungOutcome, ...]:
+    """What comes of each of ``epsilons``; ``delta`` is of all of them together."""
+    certified = certify_ladder(
+        heard.scores, heard.regrets, THRESHOLDS, epsilons=epsilons, delta=delta
+    )
+    rungs = []
+    for found, goal in zip(certified, goals):
+        threshold = found.threshold
+        if threshold is None:
+            rungs.append(_failed(found, goal))
+            continue
+        keeps = heard.scores >= threshold
+        differ = int(np.count_nonzero(heard.differs & keeps))
+        rung = Rung(
+            epsilon=found.epsilon,
+            threshold=threshold,
+            losses=found.losses,
+            p_value=found.p_value,
+            kept=float(np.mean(keeps)),
+            differ_rate=highest_rate(differ, int(np.count_nonzero(keeps)), found.delta),
+        )
+        rungs.append(RungOutcome(found.epsilon, goal, rung))
+    return tuple(rungs)
+
+
+def _failed(found: Certified, goal: int) -> RungOutcome:
+    too_few = _too_few(found.units, found.epsilon, found.delta, goal)
+    if too_few:
+        return RungOutcome(found.epsilon, goal, why=too_few)
     rate = found.losses / found.units
     why = (
         f"even at confidence {THRESHOLDS[0]:.4f} lite alone is wrong in {found.losses} of "
         f"{found.units} units (p = {found.p_value:.2g})"
     )
     if rate >= found.epsilon:
-        return ModeOutcome(mode, found.units, goal, why=why)
+        return RungOutcome(found.epsilon, goal, why=why)
     needed = units_needed(found.epsilon, found.delta, regret=rate)
-    return ModeOutcome(
-        mode, found.units, needed, why=f"{why}; about {needed} units would be needed"
-    )
+    why = f"{why}; about {needed} units would be needed, {max(0, needed - found.units)} more"
+    return RungOutcome(found.epsilon, needed, why=why)
 
 
 def _ignore(mode: str, done: int, of: int) -> None:

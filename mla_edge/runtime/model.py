@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import time
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Mapping
 
 import numpy as np
 
-from mla_edge.bundle import Bundle, RouterPolicy
-from mla_edge.certificate import identify, read_certificate
+from mla_edge.bundle import Bundle
 from mla_edge.engines import Engine
-from mla_edge.engines.opening import Opened, open_tiers
-from mla_edge.errors import BundleError, ConfigError, InferenceError
-from mla_edge.profiles import load_profile_of
-from mla_edge.runtime.deadline import Deadline, check_deadline, measure_usual
+from mla_edge.errors import InferenceError
+from mla_edge.runtime.auditing import Auditor
+from mla_edge.runtime.change import Memory
+from mla_edge.runtime.deadline import Deadline
 from mla_edge.runtime.routing import (
+    ALARM,
     DEADLINE,
     ESCALATED,
     LITE_CONFIDENT,
     SINGLE_TIER,
-    CascadeRouter,
+    UNCHANGED,
     Router,
     Verdict,
     softmax,
 )
-from mla_edge.signals import GATE, PRESENT, Prediction, Sample, Tensors, Tier, attention_of
+from mla_edge.runtime.wiring import LOGITS, check_engines
+from mla_edge.signals import GATE, Prediction, Sample, Tensors, attention_of
 
 Clock = Callable[[], float]
 Preprocess = Callable[[Sample], Tensors]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a model is made of, before it is."""
-
-    engines: Mapping[str, Engine]  # by tier
-    router: Router
-    preprocess: Preprocess
-    policy: RouterPolicy  # that the router follows
-
-
-Instrument = Callable[[Parts], Parts]
-"""Puts something around the parts, such as a stopwatch."""
-
-LOGITS = "logits"
-_MAX_THREADS_A_CORE = 4  # with far more, a run only switches between them
 
 
 class FusedModel:
@@ -65,13 +48,16 @@ class FusedModel:
         note: str = "",
         certified: Mapping[str, str] | None = None,
         deadline: Deadline | None = None,
+        memory: Memory | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
         """Take an engine for each tier of ``bundle``; most callers want ``mla_edge.load``.
 
         ``runs_on`` says what the engines are, ``engines_key`` the machine that TensorRT's were
         built on, ``note`` why not others; ``certified`` has the id of the certificate of each
-        mode that has one; ``deadline`` keeps the dear tiers from coming late. BundleError says
-        where the engines do not fit the bundle.
+        mode that has one; ``deadline`` keeps the dear tiers from coming late, ``memory`` reuses
+        a decision while nothing changes, ``auditor`` checks some of the cheap ones. BundleError
+        says where the engines do not fit the bundle.
         """
         self.bundle = bundle
         self.runs_on = runs_on
@@ -80,18 +66,24 @@ class FusedModel:
         self.shows = False  # whether predictions say what else the graph gives, such as GATE
         self._certified = dict(certified or {})
         self.deadline = deadline
+        self.auditor = auditor
+        self._memory = memory
+        self._pending: Callable[[], None] | None = None  # an audit
         self._tiers = bundle.tiers
         self._engines = [engines[tier.name] for tier in bundle.tiers]
         self._router = router
         self._preprocess = preprocess
-        self._sources = _check_engines(bundle, self._engines)
+        self._sources = check_engines(bundle, self._engines)
 
     def infer(self, sample: Sample, *, clock: Clock = time.monotonic) -> Prediction:
         """What the model says of ``sample``, whose missing modalities are masked.
 
+        What it remembers of the moments before may have a say; see ``reset``.
+
         InferenceError: no modality at all, one with a wrong shape or with values that are not
         finite (it is named), or an engine that failed.
         """
+        self.settle()
         start = time.perf_counter()
         mode = "+".join(s.name for s in self.bundle.inputs if s.name in sample.signals)
         if not sample.signals:
@@ -99,15 +91,18 @@ class FusedModel:
                 "the sample has no modality, so there is nothing to infer from",
                 hint=f"give at least one of {', '.join(s.name for s in self.bundle.inputs)}",
             )
-        tensors = dict(self._preprocess(sample))
         times = {name: signal.time_s for name, signal in sample.signals.items()}
+        known = self._memory.recall(mode, sample) if self._memory is not None else None
+        if known is not None:
+            return self._again(*known, sample, times, clock, start)
+        tensors = dict(self._preprocess(sample))
         answers: dict[int, Tensors] = {}
         tier, reason, probabilities = self._decide(
             mode, tensors, answers, min(times.values()), clock
         )
         best = int(probabilities.argmax())
         now_s = clock()
-        return Prediction(
+        made = Prediction(
             label=self.bundle.labels[best],
             confidence=float(probabilities[best]),
             tier=self._tiers[tier].name,
@@ -119,9 +114,31 @@ class FusedModel:
             age_ms=(now_s - min(times.values())) * 1e3,
             truth=sample.truth,
             certificate=self._certified.get(mode) if reason != DEADLINE else None,
+            degraded=self._degraded(mode, reason),
             probabilities=probabilities,
             shown=_shown(answers[tier]) if self.shows else None,
         )
+        if self._memory is not None:
+            self._memory.keep(made if reason != DEADLINE else None)
+        if tier < len(self._tiers) - 1 and reason != DEADLINE:
+            self._audit(mode, best, lambda: tensors, answers)
+        return made
+
+    def settle(self) -> None:
+        """Do the audit that is due, if one is: a loop does so after it gave the decision.
+
+        Otherwise the next ``infer`` does it first.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending()
+
+    def reset(self) -> None:
+        """Forget the moments before: the next has nothing to do with them."""
+        self._pending = None
+        self._router.reset()
+        if self._memory is not None:
+            self._memory.forget()
 
     def close(self) -> None:
         """Free the engines; safe to call twice."""
@@ -140,6 +157,53 @@ class FusedModel:
     ) -> None:
         """Free the engines."""
         self.close()
+
+    def _again(  # noqa: PLR0913 - two decisions, and when
+        self,
+        kept: Prediction,
+        age_ms: float,
+        sample: Sample,
+        times: Mapping[str, float],
+        clock: Clock,
+        start: float,
+    ) -> Prediction:
+        """``kept`` as the answer to ``sample``, ``age_ms`` after what it was decided on."""
+        best = self.bundle.labels.index(kept.label)
+        answers: dict[int, Tensors] = {}
+        self._audit(kept.mode, best, lambda: dict(self._preprocess(sample)), answers)
+        now_s = clock()
+        return dataclasses.replace(
+            kept,
+            reason=UNCHANGED,
+            capture_time_s=times,
+            decision_time_s=now_s,
+            latency_ms=(time.perf_counter() - start) * 1e3,
+            age_ms=(now_s - min(times.values())) * 1e3,
+            reused_ms=age_ms,
+            truth=sample.truth,
+            certificate=None,
+            degraded=self._degraded(kept.mode, UNCHANGED),
+        )
+
+    def _audit(
+        self, mode: str, best: int, inputs: Callable[[], Tensors], answers: dict[int, Tensors]
+    ) -> None:
+        """Draw whether to ask the last tier too, when there is time, what it says."""
+        auditor = self.auditor
+        if auditor is None or not auditor.draws():
+            return
+
+        def ask() -> None:
+            last = len(self._tiers) - 1
+            logits = self._logits(last, inputs(), answers, time.monotonic)
+            auditor.add(mode, int(logits.argmax()) != best)
+
+        self._pending = ask
+
+    def _degraded(self, mode: str, reason: str) -> tuple[str, ...]:
+        """In what way less is kept than was promised."""
+        alarmed = self.auditor is not None and mode in self.auditor.alarms
+        return (ALARM,) * alarmed + (DEADLINE,) * (reason == DEADLINE)
 
     def _decide(
         self,
@@ -169,7 +233,9 @@ class FusedModel:
             if cheap is None:
                 cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
             return tier, DEADLINE, cheap.probabilities
-        return last, why or ESCALATED, softmax(self._logits(last, tensors, answers, clock))
+        if why is None:
+            why = (cheap.why if cheap is not None else "") or ESCALATED
+        return last, why, softmax(self._logits(last, tensors, answers, clock))
 
     def _logits(
         self, tier: int, tensors: Tensors, answers: dict[int, Tensors], clock: Clock
@@ -201,160 +267,3 @@ def _shown(outputs: Tensors) -> Tensors:
     """Copies: a graph's outputs are valid until it runs again."""
     wanted = (name for name in outputs if name == GATE or name.startswith(attention_of("")))
     return {name: outputs[name].copy() for name in wanted}
-
-
-def load(
-    folder: str | os.PathLike[str],
-    *,
-    engine: str = "auto",
-    threads: int | None = None,
-    deadline_ms: float | None = None,
-) -> FusedModel:
-    """Load the bundle in ``folder``: check its hashes and open an engine for each tier.
-
-    ``engine`` is ``auto`` (TensorRT where engines were built on this machine, otherwise ONNX
-    Runtime), ``onnxruntime``, ``tensorrt``, ``ort-tensorrt`` or ``ort-cuda``. ``threads`` is of
-    each engine, at most four a core, 0 for every core; None takes what the bundle's profile
-    says. ConfigError: there cannot be so many.
-
-    With ``deadline_ms``, after the capture of the oldest signal that is used, a dear tier is
-    not asked where it would probably be late: the cheaper one's answer counts, with the reason
-    ``deadline``. Each tier is timed here first, for some runs.
-
-    BundleError names the file that is missing, changed, cut off or does not fit; EngineMismatch
-    what an engine was built for. MissingDependency names the package to install.
-    """
-    return open_model(folder, engine=engine, threads=threads, deadline_ms=deadline_ms)
-
-
-def open_model(
-    folder: str | os.PathLike[str],
-    *,
-    engine: str = "auto",
-    threads: int | None = None,
-    deadline_ms: float | None = None,
-    instrument: Instrument | None = None,
-) -> FusedModel:
-    """As ``load``, with an ``instrument`` around the parts."""
-    from mla_edge.preprocess import Preprocessor
-
-    if threads is not None:
-        _check_threads(threads)
-    if deadline_ms is not None:
-        check_deadline(deadline_ms)
-    bundle = Bundle.read(folder)
-    bundle.check_hashes()
-    if threads is None:
-        threads = _profile_threads(bundle)
-    try:
-        preprocess = Preprocessor(bundle.inputs)
-    except ConfigError as error:
-        raise BundleError(f"{folder}: {error}", hint=error.hint) from error
-    opened = open_tiers(bundle, engine=engine, threads=threads)
-    try:
-        policy, certified, void = _certified(bundle, opened)
-        deadline, slow = None, ""
-        if deadline_ms is not None:
-            deadline = Deadline(deadline_ms, measure_usual(opened.engines))
-            slow = _never_in_time(bundle.tiers[-1].name, deadline)
-        parts = Parts(opened.engines, CascadeRouter(policy), preprocess, policy)
-        if instrument is not None:
-            parts = instrument(parts)
-        return FusedModel(
-            bundle,
-            parts.engines,
-            parts.router,
-            parts.preprocess,
-            runs_on=opened.title,
-            engines_key=opened.key,
-            note="\n".join(text for text in (opened.note, void, slow) if text),
-            certified=certified,
-            deadline=deadline,
-        )
-    except BaseException:
-        for each in opened.engines.values():
-            each.close()
-        raise
-
-
-def _certified(bundle: Bundle, opened: Opened) -> tuple[RouterPolicy, dict[str, str], str]:
-    """The policy to follow, the id of each mode's certificate, and why it does not hold."""
-    certificate = read_certificate(bundle)
-    if certificate is None:
-        return opened.policy, {}, ""
-    difference = certificate.identity.difference(identify(bundle, opened.title, opened.key))
-    if difference:
-        return (
-            opened.policy,
-            {},
-            f"certificate {certificate.id} does not hold here: {difference}; certify again: "
-            f"mla-edge certify {bundle.folder} --recording FILE",
-        )
-    ids = dict.fromkeys(certificate.modes, certificate.id)
-    return certificate.apply(opened.policy), ids, ""
-
-
-def _never_in_time(tier: str, deadline: Deadline) -> str:
-    """What there is to say where the dearest tier is too slow for the deadline at any time."""
-    usual_ms = deadline.usual_ms[tier]
-    if usual_ms < deadline.ms:
-        return ""
-    return (
-        f"{tier} takes {usual_ms:.1f} ms here: with a deadline of {deadline.ms:g} ms it is "
-        "never asked"
-    )
-
-
-def _profile_threads(bundle: Bundle) -> int:
-    try:
-        return load_profile_of(bundle).threads_here
-    except ConfigError:  # a profile of the exporter's that this machine does not have
-        return 0
-
-
-def _check_threads(threads: int) -> None:
-    most = _MAX_THREADS_A_CORE * (os.cpu_count() or 1)
-    if not 0 <= threads <= most:
-        raise ConfigError(
-            f"{threads} threads: this machine has {os.cpu_count()} cores",
-            hint=f"give 1 to {most}, or 0 for every core",
-        )
-
-
-def _check_engines(bundle: Bundle, engines: list[Engine]) -> list[dict[str, int | None]]:
-    """For each tier, where each input comes from: an earlier tier, or None for a sample."""
-    shapes = {spec.name: spec.shape for spec in bundle.inputs}
-    if len(bundle.inputs) > 1:
-        shapes[PRESENT] = (1, len(bundle.inputs))
-    made: dict[str, int | None] = dict.fromkeys(shapes)
-    plan: list[dict[str, int | None]] = []
-    for number, (tier, engine) in enumerate(zip(bundle.tiers, engines)):
-        problem = _misfit(tier, engine, shapes, len(bundle.labels))
-        if problem:
-            raise BundleError(
-                f"{bundle.folder}: tier {tier.name!r}: its graph {problem}",
-                hint="export the bundle again: mla-edge export",
-            )
-        plan.append({spec.name: made[spec.name] for spec in engine.inputs})
-        for output in engine.outputs:
-            if output.name in tier.outputs:
-                shapes[output.name], made[output.name] = output.shape, number
-    return plan
-
-
-def _misfit(
-    tier: Tier, engine: Engine, shapes: Mapping[str, tuple[int, ...]], labels: int
-) -> str | None:
-    """What is wrong between ``engine`` and ``tier``, which can take tensors of ``shapes``."""
-    for spec in engine.inputs:
-        if spec.name not in tier.inputs or spec.name not in shapes:
-            return f"takes {spec.name!r}, which nothing gives"
-        if spec.shape != shapes[spec.name]:
-            return f"takes {spec.name!r} as {spec.shape}, but it is {shapes[spec.name]}"
-    given = {spec.name: spec.shape for spec in engine.outputs}
-    for name in tier.outputs:
-        if name not in given:
-            return f"does not give {name!r}"
-    if given.get(LOGITS) != (1, labels):
-        return f"gives {LOGITS} {given.get(LOGITS)} for {labels} labels"
-    return None

@@ -80,6 +80,10 @@ class ReloadingModel:
             self._swap()
         return self._model.infer(sample, clock=clock)
 
+    def settle(self) -> None:
+        """As ``FusedModel.settle``."""
+        self._model.settle()
+
     def close(self) -> None:
         """Free the engines, also of a model that was being opened."""
         if self._thread is not None:

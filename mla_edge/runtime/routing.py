@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,16 @@ ESCALATED = "escalated"
 UNKNOWN_MODE = "unknown-mode"
 FULL_ONLY = "full-only"
 DEADLINE = "deadline"
+DWELL = "dwell"  # lite is sure again, but not for long enough
+LITE_SKIPPED = "lite-skipped"  # it was not sure time and again: it is not asked for a while
+UNCHANGED = "unchanged"  # nothing has changed since the last inference, whose answer it is
+ALARM = "alarm"  # audits say that the certificate no longer holds
+
+DWELL_TICKS = 2
+"""After full was needed, so many ticks in a row must be sure before lite answers again."""
+
+_BARELY = 3  # times as many, if they are sure enough to be kept, but not by far
+_SKIP_AFTER, _SKIPS = 6, 5  # ticks without a sure answer, and those that lite then misses
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class Verdict:
 
     keep: bool
     probabilities: np.ndarray  # [classes]
+    why: str = ""  # it is not kept
 
 
 class Router(Protocol):
@@ -36,20 +48,51 @@ class Router(Protocol):
         """Whether a tier that is not the last is sure enough; logits [classes]."""
         ...
 
+    def reset(self) -> None:
+        """Forget the moments before."""
+        ...
+
 
 class CascadeRouter:
-    """Keeps a cheap answer whose temperature-scaled confidence reaches the mode's threshold."""
+    """Keeps a cheap answer whose temperature-scaled confidence reaches the mode's threshold.
 
-    def __init__(self, policy: RouterPolicy) -> None:
-        """Follow ``policy``."""
-        self._modes = policy.modes
+    With ``dwell`` it has a memory for the ticks of a stream: it goes on to the next tier at
+    once, and comes back slowly, by a higher threshold. Where lite is unsure again and again it
+    is skipped for some ticks. Both only ask the next tier more often than the thresholds do,
+    so what is certified of the thresholds holds.
+    """
+
+    def __init__(self, policy: RouterPolicy, *, dwell: int = 0) -> None:
+        """Follow ``policy``; without ``dwell`` (in ticks) each moment is judged by itself."""
+        self._modes = dict(policy.modes)
+        self._dwell = dwell
+        self._states: dict[str, _State] = {}
+        self._alarmed: set[str] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the moments before: what comes next has nothing to do with them."""
+        self._states = {mode: _State(self._dwell) for mode in self._modes}
+
+    def retreat(self, mode: str, threshold: float | None) -> None:
+        """From now on go by a more careful ``threshold`` in ``mode``; None: never keep lite."""
+        if threshold is None:
+            self._alarmed.add(mode)
+        else:
+            self._modes[mode] = dataclasses.replace(self._modes[mode], threshold=threshold)
 
     def skip(self, mode: str) -> str | None:
-        """``unknown-mode`` without a threshold for it, ``full-only`` if none can reach it."""
+        """Why lite is not asked: ``unknown-mode`` without a threshold, ``full-only`` if none
+        can reach it, ``alarm``, or ``lite-skipped`` for now.
+        """
         policy = self._modes.get(mode)
         if policy is None:
             return UNKNOWN_MODE
-        return FULL_ONLY if policy.threshold > 1.0 else None
+        if mode in self._alarmed:
+            return ALARM
+        if policy.threshold > 1.0:
+            return FULL_ONLY
+        return LITE_SKIPPED if self._states[mode].skip() else None
 
     def judge(self, mode: str, logits: np.ndarray) -> Verdict:
         """Compare the confidence of ``logits`` [classes] with the threshold of ``mode``.
@@ -58,9 +101,43 @@ class CascadeRouter:
         """
         policy = self._modes.get(mode)
         if policy is None:
-            return Verdict(False, softmax(logits))
+            return Verdict(False, softmax(logits), UNKNOWN_MODE)
         probabilities = softmax(logits, policy.temperature)
-        return Verdict(bool(probabilities.max() >= policy.threshold), probabilities)
+        why = self._states[mode].judge(float(probabilities.max()), policy.threshold)
+        return Verdict(not why, probabilities, why)
+
+
+class _State:
+    """What one mode remembers of the ticks before."""
+
+    def __init__(self, dwell: int) -> None:
+        self._dwell = dwell
+        self._escalated = False
+        self._calm = 0  # how sure lite has been since, in ticks that were barely so
+        self._unsure = 0  # ticks in a row
+        self._skips = 0  # ticks that lite is still to miss
+
+    def skip(self) -> bool:
+        """Whether lite misses this tick."""
+        self._skips -= self._skips > 0
+        return self._skips > 0
+
+    def judge(self, confidence: float, threshold: float) -> str:
+        """Why lite is not kept; empty: it is."""
+        if confidence < threshold:
+            self._escalated, self._calm = True, 0
+            self._unsure += 1
+            if self._dwell and self._unsure >= _SKIP_AFTER:
+                self._skips = _SKIPS + 1
+            return ESCALATED
+        self._unsure = 0
+        if self._escalated and self._dwell:
+            very_sure = confidence >= (1 + threshold) / 2
+            self._calm += _BARELY if very_sure else 1
+            if self._calm < self._dwell * _BARELY:
+                return DWELL
+        self._escalated = False
+        return ""
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

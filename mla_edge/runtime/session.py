@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Callable, Generator, Iterator, Protocol, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Generator,
+    Iterator,
+    Protocol,
+    Sequence,
+    runtime_checkable,
+)
 
 from mla_edge.errors import ConfigError
 from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone
@@ -37,6 +45,15 @@ class Model(Protocol):
 
     def infer(self, sample: Sample, *, clock: Clock = ...) -> Prediction:
         """What it says of ``sample``."""
+        ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A model that has something to do between two decisions."""
+
+    def settle(self) -> None:
+        """Do it now."""
         ...
 
 
@@ -122,6 +139,7 @@ def _input(model: Model, source: str) -> InputSpec:
 def _predict(
     model: Model, senses: Sequence[Sense], ticks: Iterator[None], clock: Clock
 ) -> Generator[Prediction, None, None]:
+    settle = model.settle if isinstance(model, Settles) else None
     with ExitStack() as stack:
         for sense in senses:
             stack.enter_context(sense.watching())
@@ -130,6 +148,8 @@ def _predict(
             usable = {name: signal for name, signal in signals.items() if signal is not None}
             if usable:
                 yield model.infer(Sample(usable), clock=clock)
+                if settle is not None:  # the decision was given: now there is time
+                    settle()
 
 
 class _Loop:

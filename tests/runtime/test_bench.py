@@ -133,7 +133,7 @@ def test_sources_that_give_nothing_are_no_measurement(measured, monkeypatch):
             """Nothing is open."""
 
     monkeypatch.setattr(measuring, "_PATIENCE_S", 0.1)
-    from mla_edge.runtime.model import open_model
+    from mla_edge.runtime.loading import open_model
 
     with pytest.raises(CaptureError, match="nothing to measure"):
         measuring.bench(

@@ -137,6 +137,68 @@ def test_where_lite_is_always_wrong_the_threshold_is_above_all_of_it(contrary, t
     assert prediction.certificate is not None
 
 
+def unsure(path, count=1000):
+    """Pictures of greens of many strengths, of which lite is now and then wrong."""
+    rng = np.random.default_rng(5)
+    strength = rng.integers(4, 160, count)
+    pictures = np.zeros((count, 16, 16, 3), np.uint8)
+    pictures[..., 1] = strength[:, None, None]
+    truth = np.where(rng.random(count) < 0.25 * (1 - strength / 160) ** 2, "red", "green")
+    return record(path, count, labels=truth, image=pictures)
+
+
+def test_a_ladder_has_a_rung_for_each_epsilon_and_runs_by_the_boldest(contrary, tmp_path):
+    bundle = contrary(6)
+    data = unsure(tmp_path / "new.npz")
+    words = ["--recording", data, "--json"]
+    for epsilon in ("0.05", "0.02", "0.0001"):
+        words += ["--epsilon", epsilon]
+    done = call("certify", bundle.folder, *words)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)["modes"]["image"]
+    assert [rung["epsilon"] for rung in told["rungs"]] == [0.0001, 0.02, 0.05]
+    assert [rung["certified"] for rung in told["rungs"]] == [False, True, True]
+    assert (
+        "1000 independent units cannot show it: 39942 more are needed if none"
+        in (told["rungs"][0]["why"])
+    )
+    mode = read_certificate(Bundle.read(bundle.folder)).modes["image"]
+    careful, bold = mode.rungs
+    assert careful.threshold > bold.threshold
+    assert careful.kept < bold.kept
+    assert careful.losses < bold.losses
+    # Two of three share the budget with the one that failed.
+    assert binomial_cdf(bold.losses, 1000, 0.05) == pytest.approx(bold.p_value)
+    assert bold.p_value <= 0.05 / 3
+    assert (mode.epsilon, mode.threshold, mode.kept) == (0.05, bold.threshold, bold.kept)
+    assert bold.differ_rate == 1.0  # of audits every one will say so
+    assert "(0.02 on its more careful rungs) are wrong" in told["claim"]
+    inspected = call("inspect", bundle.folder).stdout
+    assert f"at most 0.02: from {careful.threshold:.4f} on, keeps" in inspected
+
+
+def test_what_audits_may_differ_in_is_bounded_by_the_same_units(small_bundle, tmp_path):
+    certify_bundle(small_bundle.folder, record(tmp_path / "new.npz"))
+    (rung,) = read_certificate(Bundle.read(small_bundle.folder)).modes["image"].rungs
+    assert rung.differ_rate == pytest.approx(1 - 0.05 ** (1 / 400), abs=1e-6)
+
+
+def test_a_certificate_from_before_there_were_ladders_is_read(small_bundle, tmp_path):
+    outcome = certify_bundle(small_bundle.folder, record(tmp_path / "new.npz"))
+    name = next(name for name in outcome.bundle.files if name.startswith("certificates/"))
+    path = small_bundle.folder / name
+    found = json.loads(path.read_text())
+    for mode in found["modes"].values():
+        del mode["rungs"]
+    path.write_text(json.dumps(found))
+    files = {**outcome.bundle.files, name: sha256_of(path)}
+    replace(outcome.bundle, files=files).write()
+    mode = read_certificate(Bundle.read(small_bundle.folder)).modes["image"]
+    (rung,) = mode.rungs
+    assert (rung.epsilon, rung.threshold) == (mode.epsilon, mode.threshold)
+    assert rung.differ_rate == 1.0  # nothing is known of it
+
+
 def test_data_is_used_once_and_a_second_look_costs_confidence(small_bundle, tmp_path):
     data = record(tmp_path / "new.npz")
     certify_bundle(small_bundle.folder, data)

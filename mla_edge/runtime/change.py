@@ -1,0 +1,133 @@
+"""Whether what the sensors give has changed since the network last looked at it.
+
+A picture is reduced to the mean brightness of 32 x 18 blocks, sound to the level of each 20 ms
+in two bands. Both are compared with what was there at the last *executed* inference, not with
+the frame before: slow drift adds up and is seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Mapping
+
+import numpy as np
+
+from mla_edge.errors import ConfigError
+from mla_edge.signals import Clip, Frame, Prediction, Sample, Signal, Sound, values_of
+
+_BLOCKS = (18, 32)  # down and across
+_PIXELS = 5  # down and across, of each block, are looked at
+_BLOCK_S = 0.02  # of sound
+_FLOOR = 1e-7  # -70 dB of full scale: what is quieter is silence
+
+BRIGHTER = 10.0
+"""Of 255: a block that differs by more has changed; sensor noise leaves 1 to 6 of it."""
+LOUDER_DB = 4.0
+"""A level that differs by more has changed; 20 ms of steady noise differ by 1 to 2."""
+_GAIN = (0.8, 1.25)  # of a camera that adapts its exposure; more is a change of the scene
+_SURE = 0.9  # an answer that is less sure is not reused
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is left of a signal to compare it by, and how far two may be apart."""
+
+    values: np.ndarray
+    far: float
+    has_gain: bool = False  # a factor on all values is the sensor's, not the scene's
+
+    def same(self, other: Look) -> bool:
+        """Whether ``other`` shows what this does."""
+        if self.values.shape != other.values.shape:
+            return False
+        values = other.values
+        if self.has_gain:
+            mean = float(values.mean())
+            gain = float(self.values.mean()) / mean if mean > 0 else 1.0
+            values = values * min(max(gain, _GAIN[0]), _GAIN[1])
+        return float(np.abs(self.values - values).max(initial=0.0)) <= self.far
+
+
+def look_at(signal: Signal) -> Look:
+    """What to compare ``signal`` by; a reading of another sensor is compared as it is."""
+    if isinstance(signal, Frame):
+        return Look(_blocks(signal.image), BRIGHTER, has_gain=True)
+    if isinstance(signal, Clip):
+        return Look(np.stack([_blocks(f) for f in signal.frames]), BRIGHTER, has_gain=True)
+    if isinstance(signal, Sound):
+        return Look(_levels_db(signal.samples, signal.rate_hz), LOUDER_DB)
+    return Look(values_of(signal), 0.0)
+
+
+class Memory:
+    """The last decision of the network, for as long as nothing changes."""
+
+    def __init__(self, reuse_ms: float) -> None:
+        """A decision is reused for ``reuse_ms`` after its capture; ConfigError: no time."""
+        check_reuse(reuse_ms)
+        self.reuse_ms = reuse_ms
+        self._looks: Mapping[str, Look] = {}
+        self._newest: Mapping[str, Look] = {}
+        self._kept: Prediction | None = None
+
+    def recall(self, mode: str, sample: Sample) -> tuple[Prediction, float] | None:
+        """The decision that still holds for ``sample``, and its age in ms; None: infer anew."""
+        self._newest = {name: look_at(signal) for name, signal in sample.signals.items()}
+        kept = self._kept
+        if kept is None or kept.mode != mode:
+            return None
+        now_s = max(signal.time_s for signal in sample.signals.values())
+        age_ms = (now_s - min(kept.capture_time_s.values())) * 1e3
+        if not 0 <= age_ms <= self.reuse_ms:
+            return None
+        looks = self._looks
+        if all(looks[name].same(look) for name, look in self._newest.items()):
+            return kept, age_ms
+        return None
+
+    def keep(self, prediction: Prediction | None) -> None:
+        """Remember what was decided on the sample that ``recall`` saw last, if it is sure.
+
+        None: what was decided is not to be used again.
+        """
+        self._looks = self._newest
+        is_sure = prediction is not None and prediction.confidence >= _SURE
+        self._kept = prediction if is_sure else None
+
+    def forget(self) -> None:
+        """Infer anew, whatever comes."""
+        self._kept = None
+
+
+def check_reuse(reuse_ms: float) -> None:
+    """ConfigError for a time that is none."""
+    if not 0 < reuse_ms < math.inf:
+        raise ConfigError(f"reuse_ms is {reuse_ms:g}", hint="give a number above 0")
+
+
+def _blocks(picture: np.ndarray) -> np.ndarray:
+    """Mean brightness of the blocks of a grey or RGB picture, float32 [18, 32].
+
+    Of some of its pixels, and of colours only of green: that takes 50 µs instead of a
+    millisecond. A picture that is smaller than the blocks is taken as it is.
+    """
+    down, across = (
+        max(1, size // (blocks * _PIXELS)) for size, blocks in zip(picture.shape, _BLOCKS)
+    )
+    some = picture[::down, ::across, 1] if picture.ndim == 3 else picture[::down, ::across]
+    rows, columns = (size // blocks for size, blocks in zip(some.shape, _BLOCKS))
+    if not (rows and columns):
+        return some.astype(np.float32)
+    whole = some[: _BLOCKS[0] * rows, : _BLOCKS[1] * columns]
+    blocks = whole.reshape(_BLOCKS[0], rows, _BLOCKS[1], columns)
+    return np.asarray(blocks.mean((1, 3), dtype=np.float32))
+
+
+def _levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Level of each 20 ms in dB of full scale: of all of it, and of its high notes."""
+    length = max(2, int(rate_hz * _BLOCK_S))
+    blocks = samples[len(samples) % length :].reshape(-1, length)
+    steps = blocks[:, 1:] - blocks[:, :-1]
+    powers = [np.einsum("ij,ij->i", part, part) / length for part in (blocks, steps)]
+    return np.asarray(10 * np.log10(np.concatenate(powers) + _FLOOR))

@@ -1,0 +1,185 @@
+"""Open a bundle as a model that decides."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Callable, Mapping, Sequence
+
+from mla_edge.bundle import Bundle, RouterPolicy
+from mla_edge.certificate import identify, read_certificate
+from mla_edge.engines import Engine
+from mla_edge.engines.opening import Opened, open_tiers
+from mla_edge.errors import BundleError, ConfigError
+from mla_edge.preprocess import Preprocessor
+from mla_edge.runtime.auditing import Auditor, Rung, check_rate
+from mla_edge.runtime.change import Memory
+from mla_edge.runtime.deadline import Deadline, check_deadline, measure_usual
+from mla_edge.runtime.model import FusedModel, Preprocess
+from mla_edge.runtime.routing import DWELL_TICKS, CascadeRouter, Router
+from mla_edge.runtime.threads import check_threads, profile_threads
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is made of, before it is."""
+
+    engines: Mapping[str, Engine]  # by tier
+    router: Router
+    preprocess: Preprocess
+    policy: RouterPolicy  # that the router follows
+
+
+Instrument = Callable[[Parts], Parts]
+"""Puts something around the parts, such as a stopwatch."""
+
+
+def load(  # noqa: PLR0913 - each is a choice of the user's
+    folder: str | os.PathLike[str],
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    deadline_ms: float | None = None,
+    reuse_ms: float | None = None,
+    audit_rate: float | None = None,
+) -> FusedModel:
+    """Load the bundle in ``folder``: check its hashes and open an engine for each tier.
+
+    ``engine`` is ``auto`` (TensorRT where engines were built on this machine, otherwise ONNX
+    Runtime), ``onnxruntime``, ``tensorrt``, ``ort-tensorrt`` or ``ort-cuda``. ``threads`` is of
+    each engine, at most four a core, 0 for every core; None takes what the bundle's profile
+    says. ConfigError: there cannot be so many.
+
+    With ``deadline_ms``, after the capture of the oldest signal that is used, a dear tier is
+    not asked where it would probably be late: the cheaper one's answer counts, with the reason
+    ``deadline``. Each tier is timed here first, for some runs.
+
+    With ``reuse_ms`` a sure decision is used again, for so long after the capture of what it
+    was made on, while picture and sound stay as they were: reason ``unchanged``.
+
+    With ``audit_rate`` that share of what the full tier did not answer is put to it all the
+    same, by ``FusedModel.settle``. Where it disagrees more often than the certificate lets
+    expect, a more careful rung is taken, or full answers; ``auditor`` says so.
+
+    BundleError names the file that is missing, changed, cut off or does not fit; EngineMismatch
+    what an engine was built for. MissingDependency names the package to install.
+    """
+    return open_model(
+        folder,
+        engine=engine,
+        threads=threads,
+        deadline_ms=deadline_ms,
+        reuse_ms=reuse_ms,
+        audit_rate=audit_rate,
+    )
+
+
+def open_model(  # noqa: PLR0913 - each is a choice of the user's
+    folder: str | os.PathLike[str],
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    deadline_ms: float | None = None,
+    reuse_ms: float | None = None,
+    audit_rate: float | None = None,
+    instrument: Instrument | None = None,
+) -> FusedModel:
+    """As ``load``, with an ``instrument`` around the parts."""
+    options = _Options(deadline_ms, reuse_ms, audit_rate)
+    if threads is not None:
+        check_threads(threads)
+    bundle = Bundle.read(folder)
+    bundle.check_hashes()
+    if threads is None:
+        threads = profile_threads(bundle)
+    try:
+        preprocess = Preprocessor(bundle.inputs)
+    except ConfigError as error:
+        raise BundleError(f"{folder}: {error}", hint=error.hint) from error
+    opened = open_tiers(bundle, engine=engine, threads=threads)
+    try:
+        return _assemble(bundle, opened, preprocess, options, instrument)
+    except BaseException:
+        for each in opened.engines.values():
+            each.close()
+        raise
+
+
+class _Options:
+    """What is wanted of a model besides its bundle, looked at before anything is opened."""
+
+    def __init__(
+        self, deadline_ms: float | None, reuse_ms: float | None, audit_rate: float | None
+    ) -> None:
+        if deadline_ms is not None:
+            check_deadline(deadline_ms)
+        if audit_rate is not None:
+            check_rate(audit_rate)
+        self.deadline_ms, self.audit_rate = deadline_ms, audit_rate
+        self.memory = None if reuse_ms is None else Memory(reuse_ms)
+
+
+def _assemble(
+    bundle: Bundle,
+    opened: Opened,
+    preprocess: Preprocessor,
+    options: _Options,
+    instrument: Instrument | None,
+) -> FusedModel:
+    policy, certified, ladders, void = _certified(bundle, opened)
+    deadline, slow = None, ""
+    if options.deadline_ms is not None:
+        deadline = Deadline(options.deadline_ms, measure_usual(opened.engines))
+        slow = _never_in_time(bundle.tiers[-1].name, deadline)
+    router = CascadeRouter(policy, dwell=DWELL_TICKS)
+    auditor = None
+    if options.audit_rate is not None:
+        auditor = Auditor(options.audit_rate, ladders, router.retreat)
+    parts = Parts(opened.engines, router, preprocess, policy)
+    if instrument is not None:
+        parts = instrument(parts)
+    return FusedModel(
+        bundle,
+        parts.engines,
+        parts.router,
+        parts.preprocess,
+        runs_on=opened.title,
+        engines_key=opened.key,
+        note="\n".join(text for text in (opened.note, void, slow) if text),
+        certified=certified,
+        deadline=deadline,
+        memory=options.memory,
+        auditor=auditor,
+    )
+
+
+def _certified(
+    bundle: Bundle, opened: Opened
+) -> tuple[RouterPolicy, dict[str, str], dict[str, Sequence[Rung]], str]:
+    """The policy to follow, each mode's certificate and its rungs, and why it does not hold."""
+    certificate = read_certificate(bundle)
+    if certificate is None:
+        return opened.policy, {}, {}, ""
+    difference = certificate.identity.difference(identify(bundle, opened.title, opened.key))
+    if difference:
+        return (
+            opened.policy,
+            {},
+            {},
+            f"certificate {certificate.id} does not hold here: {difference}; certify again: "
+            f"mla-edge certify {bundle.folder} --recording FILE",
+        )
+    ids = dict.fromkeys(certificate.modes, certificate.id)
+    ladders: dict[str, Sequence[Rung]] = {m: c.rungs for m, c in certificate.modes.items()}
+    return certificate.apply(opened.policy), ids, ladders, ""
+
+
+def _never_in_time(tier: str, deadline: Deadline) -> str:
+    """What there is to say where the dearest tier is too slow for the deadline at any time."""
+    usual_ms = deadline.usual_ms[tier]
+    if usual_ms < deadline.ms:
+        return ""
+    return (
+        f"{tier} takes {usual_ms:.1f} ms here: with a deadline of {deadline.ms:g} ms it is "
+        "never asked"
+    )
