@@ -58,8 +58,10 @@ def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
         "age_ms": round(prediction.age_ms, 3),
         "ages_ms": {name: round(ages[name], 3) if name in ages else None for name in names},
         "skew_ms": round(prediction.skew_ms, 3),
+        "reused_ms": round(prediction.reused_ms, 3),
         "truth": prediction.truth,
         "certificate": prediction.certificate,
+        "degraded": list(prediction.degraded),
     }
 
 
@@ -131,6 +133,8 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
         rows.append((what, ", ".join(shares) or "-"))
     if summary["certified"]["decisions"]:
         rows.append(("certified", f"{summary['certified']['share']:.1%} of the decisions"))
+    if summary.get("audits") is not None:
+        rows.append(("audits", _audited(summary["audits"])))
     deadline = summary["deadline"]
     if deadline is not None:
         missed, degraded = (deadline[what]["share"] for what in ("missed", "degraded"))
@@ -161,6 +165,16 @@ def _table(summary: Dict[str, Any]) -> "list[tuple[str, str]]":
     if "replay" in summary:
         rows += _replayed(summary["replay"])
     return rows
+
+
+def _audited(audits: Dict[str, Any]) -> str:
+    texts = [
+        f"{mode} {found['disagreements']} of {found['audits']} otherwise"
+        + ("" if found["monitored"] else ", no certificate to hold it against")
+        + (", alarm" if found["alarm"] else "")
+        for mode, found in audits.items()
+    ]
+    return "; ".join(texts) or "none yet"
 
 
 def _recorded(recording: Dict[str, Any]) -> str:

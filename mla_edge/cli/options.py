@@ -47,6 +47,19 @@ Deadline = Annotated[
         help="Answer so many ms after the capture: with lite, where full would be late.",
     ),
 ]
+Reuse = Annotated[
+    Optional[float],
+    typer.Option(
+        min=0.001,
+        help="Repeat a sure decision for so many ms while picture and sound stay as they are.",
+    ),
+]
+AuditRate = Annotated[
+    Optional[float],
+    typer.Option(
+        min=0.0, max=1.0, help="Put this share of what full did not answer to full as well."
+    ),
+]
 Threads = Annotated[
     Optional[int],
     typer.Option(min=0, help="Of each engine, 0 for every core; default: the profile's."),

@@ -45,6 +45,8 @@ def record(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Lose what is recorded under that name.")
     ] = False,
+    reuse_ms: options.Reuse = None,
+    audit_rate: options.AuditRate = None,
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
@@ -71,6 +73,7 @@ def record(
         "duration_s": duration,
         "as_fast_as_possible": as_fast_as_possible,
     }
+    deciding = {"reuse_ms": reuse_ms, "audit_rate": audit_rate or None}
     wanted = {"camera": camera, "microphone": mic}
 
     def open_recorder(model: "FusedModel") -> "Recorder":
@@ -83,7 +86,12 @@ def record(
             threads=threads,
             lossless=lossless,
             made_with=mla_edge.__version__,
-            settings={"camera": without_password(camera), "microphone": mic, **settings},
+            settings={
+                "camera": without_password(camera),
+                "microphone": mic,
+                **settings,
+                **deciding,
+            },
         )
         return Recorder(out, session, room=room, overwrite=overwrite, waits=as_fast_as_possible)
 
@@ -91,7 +99,7 @@ def record(
         wanted,
         settings,
         bundle,
-        {"engine": engine, "threads": threads},
+        {"engine": engine, "threads": threads, **deciding},
         web=web,
         as_json=as_json,
         record=open_recorder,

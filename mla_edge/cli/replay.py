@@ -11,7 +11,7 @@ from mla_edge.cli import options
 from mla_edge.cli.decisions import JsonLines, Words
 from mla_edge.cli.follow import Follower
 from mla_edge.cli.interrupts import Interrupts
-from mla_edge.cli.run import choose_bundle, end_output, load
+from mla_edge.cli.run import audits_of, choose_bundle, end_output, load
 
 if TYPE_CHECKING:
     from mla_edge.recording_format import Session
@@ -36,6 +36,14 @@ def replay(
     threads: Annotated[
         Optional[int], typer.Option(min=0, help="Of each engine; default: as recorded.")
     ] = None,
+    reuse_ms: Annotated[
+        Optional[float],
+        typer.Option(min=0.0, help="As for run, 0: never; default: as recorded."),
+    ] = None,
+    audit_rate: Annotated[
+        Optional[float],
+        typer.Option(min=0.0, max=1.0, help="As for run, 0: none; default: as recorded."),
+    ] = None,
     engine: options.Engine = "auto",
     as_json: options.JsonLines = False,
 ) -> None:
@@ -50,7 +58,14 @@ def replay(
     session = RecordingReader(recording).session
     with Interrupts() as interrupts:
         folder = _choose(bundle, session)
-        opening = {"engine": engine, "threads": session.threads if threads is None else threads}
+        settings = session.settings
+        opening = {
+            "engine": engine,
+            "threads": session.threads if threads is None else threads,
+            "reuse_ms": (settings.get("reuse_ms") if reuse_ms is None else reuse_ms) or None,
+            "audit_rate": (settings.get("audit_rate") if audit_rate is None else audit_rate)
+            or None,
+        }
         with load(folder, opening) as model:
             played = Replay(model, recording)
             _warn(played, model)
@@ -58,7 +73,7 @@ def replay(
                 JsonLines(model.bundle.inputs) if as_json else Words(lambda: played.duration_s)
             )
             try:
-                _play(played, output, interrupts, speed)
+                _play(played, output, interrupts, speed, model)
             except BrokenPipeError:
                 end_output()
 
@@ -88,13 +103,14 @@ def _play(
     output: Union[JsonLines, Words],
     interrupts: Interrupts,
     speed: Optional[float],
+    model: "FusedModel",
 ) -> None:
     follower = Follower(output, interrupts)
     follower.follow(_paced(played, follower, speed))
     for problem in played.reader.problems:
         output.say(problem)
     shown = follower.summary.to_dict(seconds=played.duration_s, drops=played.drops)
-    follower.end({**shown, "replay": _compared(played)})
+    follower.end({**shown, "audits": audits_of(model), "replay": _compared(played)})
 
 
 def _paced(

@@ -19,6 +19,7 @@ from mla_edge.errors import CaptureError, ConfigError, MissingDependency, MlaEdg
 
 if TYPE_CHECKING:
     from mla_edge.bundle import Bundle
+    from mla_edge.runtime.auditing import Alarm
     from mla_edge.runtime.model import FusedModel
     from mla_edge.runtime.recorder import Recorder
 
@@ -34,6 +35,8 @@ def run(
     max_age_ms: options.MaxAge = 500.0,
     mask_suspect: options.MaskSuspect = False,
     deadline_ms: options.Deadline = None,
+    reuse_ms: options.Reuse = None,
+    audit_rate: options.AuditRate = None,
     threads: options.Threads = None,
     engine: options.Engine = "auto",
     as_fast_as_possible: options.AsFastAsPossible = False,
@@ -53,7 +56,13 @@ def run(
         "as_fast_as_possible": as_fast_as_possible,
     }
     wanted = {"camera": camera, "microphone": mic}
-    opening = {"engine": engine, "threads": threads, "deadline_ms": deadline_ms}
+    opening = {
+        "engine": engine,
+        "threads": threads,
+        "deadline_ms": deadline_ms,
+        "reuse_ms": reuse_ms,
+        "audit_rate": audit_rate or None,
+    }
     run_bundle(wanted, settings, bundle, opening, web=web, as_json=as_json)
 
 
@@ -141,6 +150,7 @@ def _run(
     specs = find_inputs(service.model.bundle.inputs)
     drops = {specs[name].name: source.drops for name, source in sources.items()}
     shown = follower.summary.to_dict(seconds=seconds, drops=drops)
+    shown["audits"] = audits_of(service.model.model)
     if recorder is not None:
         recorder.close()
         shown["recording"] = recorder.to_dict()
@@ -166,7 +176,18 @@ def load(folder: Path, opening: Dict[str, Any]) -> "FusedModel":
     model = mla_edge.load(folder, **opening)
     if model.note:
         typer.echo(model.note, err=True)
+    if model.auditor is not None:
+        model.auditor.on_alarm = _tell_alarm
     return model
+
+
+def _tell_alarm(alarm: "Alarm") -> None:
+    typer.echo(str(alarm), err=True)
+
+
+def audits_of(model: "FusedModel") -> Optional[Dict[str, Any]]:
+    """What came of the audits, by mode; None: nothing is audited."""
+    return None if model.auditor is None else model.auditor.to_dict()
 
 
 def open_sources(

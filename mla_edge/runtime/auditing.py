@@ -116,6 +116,10 @@ class Auditor:
         self.alarms[mode] = alarm
         self.on_alarm(alarm)
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """By mode: audits, and those in which full said something else."""
+        return {mode: (counts[0], counts[1]) for mode, counts in self._counts.copy().items()}
+
     def to_dict(self) -> dict[str, dict[str, object]]:
         """By mode: ``audits``, ``disagreements``, whether they are ``monitored``, ``alarm``."""
         return {
@@ -125,7 +129,7 @@ class Auditor:
                 "monitored": mode in self._monitors or mode in self.alarms,
                 "alarm": str(self.alarms[mode]) if mode in self.alarms else None,
             }
-            for mode, (audits, disagreements) in sorted(self._counts.items())
+            for mode, (audits, disagreements) in sorted(self.counts().items())
         }
 
 

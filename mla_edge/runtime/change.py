@@ -1,6 +1,6 @@
 """Whether what the sensors give has changed since the network last looked at it.
 
-A picture is reduced to the mean brightness of 32 x 18 blocks, sound to the level of each 20 ms
+A picture is reduced to the mean colours of 32 x 18 blocks, sound to the level of each 20 ms
 in two bands. Both are compared with what was there at the last *executed* inference, not with
 the frame before: slow drift adds up and is seen.
 """
@@ -17,12 +17,12 @@ from mla_edge.errors import ConfigError
 from mla_edge.signals import Clip, Frame, Prediction, Sample, Signal, Sound, values_of
 
 _BLOCKS = (18, 32)  # down and across
-_PIXELS = 5  # down and across, of each block, are looked at
+_PIXELS = 4  # down and across, of each block, are looked at
 _BLOCK_S = 0.02  # of sound
 _FLOOR = 1e-7  # -70 dB of full scale: what is quieter is silence
 
 BRIGHTER = 10.0
-"""Of 255: a block that differs by more has changed; sensor noise leaves 1 to 6 of it."""
+"""Of 255: a block that differs by more has changed; a sensor's noise makes 2 to 8."""
 LOUDER_DB = 4.0
 """A level that differs by more has changed; 20 ms of steady noise differ by 1 to 2."""
 _GAIN = (0.8, 1.25)  # of a camera that adapts its exposure; more is a change of the scene
@@ -107,21 +107,22 @@ def check_reuse(reuse_ms: float) -> None:
 
 
 def _blocks(picture: np.ndarray) -> np.ndarray:
-    """Mean brightness of the blocks of a grey or RGB picture, float32 [18, 32].
+    """Mean of each colour in the blocks of a grey or RGB picture, float32 [18, 32, colours].
 
-    Of some of its pixels, and of colours only of green: that takes 50 µs instead of a
-    millisecond. A picture that is smaller than the blocks is taken as it is.
+    Of some of its pixels: that takes 0.1 ms instead of one. A picture that is smaller than the
+    blocks is taken as it is.
     """
     down, across = (
         max(1, size // (blocks * _PIXELS)) for size, blocks in zip(picture.shape, _BLOCKS)
     )
-    some = picture[::down, ::across, 1] if picture.ndim == 3 else picture[::down, ::across]
+    some = picture[::down, ::across]
     rows, columns = (size // blocks for size, blocks in zip(some.shape, _BLOCKS))
     if not (rows and columns):
         return some.astype(np.float32)
-    whole = some[: _BLOCKS[0] * rows, : _BLOCKS[1] * columns]
-    blocks = whole.reshape(_BLOCKS[0], rows, _BLOCKS[1], columns)
-    return np.asarray(blocks.mean((1, 3), dtype=np.float32))
+    whole = some[: _BLOCKS[0] * rows, : _BLOCKS[1] * columns].reshape(_BLOCKS[0], rows, -1)
+    strips = np.add.reduce(whole, axis=1, dtype=np.uint32)  # in two steps: three times as fast
+    sums = np.add.reduce(strips.reshape(*_BLOCKS, columns, -1), axis=2, dtype=np.uint32)
+    return np.asarray(sums / np.float32(rows * columns), np.float32)
 
 
 def _levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:

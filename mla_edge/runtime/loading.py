@@ -11,7 +11,6 @@ from mla_edge.certificate import identify, read_certificate
 from mla_edge.engines import Engine
 from mla_edge.engines.opening import Opened, open_tiers
 from mla_edge.errors import BundleError, ConfigError
-from mla_edge.preprocess import Preprocessor
 from mla_edge.runtime.auditing import Auditor, Rung, check_rate
 from mla_edge.runtime.change import Memory
 from mla_edge.runtime.deadline import Deadline, check_deadline, measure_usual
@@ -85,6 +84,8 @@ def open_model(  # noqa: PLR0913 - each is a choice of the user's
     instrument: Instrument | None = None,
 ) -> FusedModel:
     """As ``load``, with an ``instrument`` around the parts."""
+    from mla_edge.preprocess import Preprocessor  # needs OpenCV
+
     options = _Options(deadline_ms, reuse_ms, audit_rate)
     if threads is not None:
         check_threads(threads)
@@ -122,7 +123,7 @@ class _Options:
 def _assemble(
     bundle: Bundle,
     opened: Opened,
-    preprocess: Preprocessor,
+    preprocess: Preprocess,
     options: _Options,
     instrument: Instrument | None,
 ) -> FusedModel:

@@ -9,6 +9,7 @@ from typing import Callable
 
 from mla_edge.bundle import Bundle
 from mla_edge.errors import ConfigError, MlaEdgeError
+from mla_edge.runtime.auditing import Auditor
 from mla_edge.runtime.model import Clock, FusedModel
 from mla_edge.signals import Prediction, Sample
 
@@ -50,6 +51,11 @@ class ReloadingModel:
     def runs_on(self) -> str:
         """What runs the graphs."""
         return self._model.runs_on
+
+    @property
+    def auditor(self) -> Auditor | None:
+        """What audits the model that decides, if anything does."""
+        return self._model.auditor
 
     @property
     def shows(self) -> bool:

@@ -79,6 +79,7 @@ class Replay:
                     self.comparison.impossible += 1
                 else:
                     yield self._decide(event.recorded, sample)
+                    self._model.settle()
             elif isinstance(event, Health):
                 self._drops = event.values["drops"]
             elif on_fault is not None:

@@ -26,6 +26,7 @@ class Summary:
         self._degraded = 0
         self._tiers: Counter[str] = Counter()
         self._modes: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
         self._faults: dict[str, Counter[str]] = {}
         self._latency_ms = Spread()
         self._age_ms = Spread()
@@ -39,6 +40,7 @@ class Summary:
         self.decisions += 1
         self._tiers[prediction.tier] += 1
         self._modes[prediction.mode] += 1
+        self._reasons[prediction.reason] += 1
         self._latency_ms.add(prediction.latency_ms)
         self._age_ms.add(prediction.age_ms)
         if len(prediction.capture_time_s) > 1:
@@ -67,6 +69,7 @@ class Summary:
             "rate_hz": round(self.decisions / seconds, 3) if seconds > 0 else None,
             "tiers": self._shares(self._tiers),
             "modes": self._shares(self._modes),
+            "reasons": self._shares(self._reasons),
             "certified": self._part(self._certified),
             "deadline": self._deadline(),
             "latency_ms": self._latency_ms.to_dict(),

@@ -127,6 +127,11 @@ def test_masks_and_faults_are_as_they_were(small_bundle, tmp_path):
     assert len(faults) >= 4
 
 
+def answers(predictions):
+    """Without the reasons: after a gap the router has not the memory that it had then."""
+    return [replace(p, reason="") for p in exact(predictions)]
+
+
 def test_each_file_of_several_can_be_replayed_alone(small_bundle, tmp_path):
     made, _ = record(
         tmp_path / "a.mcap", small_bundle, seconds=6, lossless=True, room=Room(rotate_mb=1)
@@ -138,7 +143,7 @@ def test_each_file_of_several_can_be_replayed_alone(small_bundle, tmp_path):
         again, played = replay(part, small_bundle)
         assert played.comparison.impossible == 0
         alone += again
-    assert exact(alone) == exact(made)
+    assert answers(alone) == answers(made)
     together, _ = replay(tmp_path / "a.mcap", small_bundle)
     assert exact(together) == exact(made)
 
@@ -165,8 +170,8 @@ def test_a_part_that_is_damaged_is_left_out(small_bundle, tmp_path):
     path.write_bytes(bytes(data))
     again, played = replay(path, small_bundle)
     assert 0 < len(again) < len(made)
-    by_time = {p.decision_time_s: p for p in exact(made)}
-    assert all(by_time[p.decision_time_s] == p for p in exact(again))
+    by_time = {p.decision_time_s: p for p in answers(made)}
+    assert all(by_time[p.decision_time_s] == p for p in answers(again))
     assert again[-1].decision_time_s == made[-1].decision_time_s
     assert played.comparison.impossible > 0  # their window of sound is not whole
     assert ["a part of it is damaged" in p for p in played.reader.problems] == [True]

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from mla_edge.bundle import ModePolicy, RouterPolicy
-from mla_edge.runtime.routing import CascadeRouter, Router, softmax
+from mla_edge.runtime.routing import (
+    ALARM,
+    DWELL,
+    ESCALATED,
+    LITE_SKIPPED,
+    CascadeRouter,
+    Router,
+    softmax,
+)
 
 POLICY = RouterPolicy(
     {"image": ModePolicy(2.0, 0.6), "audio": ModePolicy(1.0, 1.01)}, cost_ms={}, measured_on=""
@@ -36,6 +44,85 @@ def test_softmax_takes_any_logits():
 
 
 def test_the_cascade_is_a_router():
-    for name in ("skip", "judge"):
+    for name in ("skip", "judge", "reset"):
         ours = inspect.signature(getattr(CascadeRouter, name))
         assert ours == inspect.signature(getattr(Router, name))
+
+
+def judge(router, confidence, mode="image"):
+    """What becomes of a tick at which lite is so sure: skipped, kept, or why it is not."""
+    skipped = router.skip(mode)
+    if skipped is not None:
+        return skipped
+    logit = np.log(confidence / (1 - confidence))
+    verdict = router.judge(mode, np.array([logit, 0.0], np.float32))
+    return "kept" if verdict.keep else verdict.why
+
+
+def steady(dwell=2, threshold=0.8):
+    return CascadeRouter(RouterPolicy({"image": ModePolicy(1.0, threshold)}), dwell=dwell)
+
+
+def test_it_goes_to_full_at_once_and_comes_back_slowly():
+    router = steady()
+    ticks = [0.85, 0.7, 0.95, 0.95, 0.81]
+    assert [judge(router, c) for c in ticks] == ["kept", ESCALATED, DWELL, "kept", "kept"]
+
+
+def test_barely_sure_ticks_come_back_more_slowly():
+    router = steady()
+    assert judge(router, 0.7) == ESCALATED
+    assert [judge(router, 0.81) for _ in range(6)] == [DWELL] * 5 + ["kept"]
+
+
+def test_an_unsure_tick_begins_the_wait_anew():
+    router = steady()
+    ticks = [0.7, 0.95, 0.7, 0.95, 0.95]
+    assert [judge(router, c) for c in ticks] == [ESCALATED, DWELL, ESCALATED, DWELL, "kept"]
+
+
+def test_lite_that_is_never_sure_is_skipped_and_tried_again():
+    router = steady()
+    seen = [judge(router, 0.6) for _ in range(18)]
+    assert seen == [ESCALATED] * 6 + ([LITE_SKIPPED] * 5 + [ESCALATED]) * 2
+    assert [judge(router, 0.99) for _ in range(7)] == [LITE_SKIPPED] * 5 + [DWELL, "kept"]
+
+
+def test_a_flicker_around_the_threshold_changes_the_tier_less_often():
+    rng = np.random.default_rng(0)
+    ticks = np.clip(0.8 + 0.05 * rng.standard_normal(500), 0.55, 0.98)
+    changes = {}
+    for dwell in (0, 2):
+        router = steady(dwell)
+        kept = [judge(router, float(c)) == "kept" for c in ticks]
+        changes[dwell] = sum(a != b for a, b in zip(kept, kept[1:]))
+    assert changes[2] < changes[0] / 3
+
+
+def test_a_memory_only_asks_full_more_often():
+    """So what is certified of the threshold holds for the policy that has a memory."""
+    rng = np.random.default_rng(1)
+    router = steady()
+    for confidence in rng.uniform(0.5, 1, 2000):
+        assert judge(router, float(confidence)) != "kept" or confidence >= 0.8
+
+
+def test_without_a_dwell_each_moment_is_judged_by_itself():
+    router = steady(dwell=0)
+    assert [judge(router, 0.6) for _ in range(20)] == [ESCALATED] * 20
+    assert judge(router, 0.81) == "kept"
+
+
+def test_forgetting():
+    router = steady()
+    judge(router, 0.6)
+    router.reset()
+    assert judge(router, 0.81) == "kept"
+
+
+def test_retreating_to_a_more_careful_rung_and_from_the_last():
+    router = steady()
+    router.retreat("image", 0.9)
+    assert judge(router, 0.85) == ESCALATED
+    router.retreat("image", None)
+    assert judge(router, 0.99) == ALARM

@@ -159,6 +159,8 @@ def _decision(prediction: Prediction, labels: Sequence[str], start_s: float) -> 
         "mode": prediction.mode,
         "truth": prediction.truth,
         "certificate": prediction.certificate,
+        "reused_ms": round(prediction.reused_ms, 1),
+        "degraded": list(prediction.degraded),
         "time_s": round(prediction.decision_time_s - start_s, 3),
         "latency_ms": round(prediction.latency_ms, 2),
         "age_ms": round(prediction.age_ms, 1),

@@ -78,8 +78,30 @@ class _Run(Collector):
         for name, count in view.drops().items():
             drops.add_metric((name,), count)
         yield drops
+        yield from self._audits()
         yield from self._states()
         yield from _machine()
+
+    def _audits(self) -> Iterator[Metric]:
+        auditor = self._view.auditor
+        if auditor is None:
+            return
+        audits = CounterMetricFamily(
+            "mla_edge_audits", "Cheap decisions that full was asked about.", labels=("mode",)
+        )
+        others = CounterMetricFamily(
+            "mla_edge_audit_disagreements", "Audits in which full said else.", labels=("mode",)
+        )
+        alarms = GaugeMetricFamily(
+            "mla_edge_routing_alarm",
+            "Whether audits disagree more often than was certified.",
+            labels=("mode",),
+        )
+        for mode, (count, disagreements) in auditor.counts().items():
+            audits.add_metric((mode,), count)
+            others.add_metric((mode,), disagreements)
+            alarms.add_metric((mode,), float(mode in auditor.alarms))
+        yield from (audits, others, alarms)
 
     def _states(self) -> Iterator[Metric]:
         used = GaugeMetricFamily(

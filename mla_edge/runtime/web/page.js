@@ -8,6 +8,11 @@ const REASONS = {
   "single-tier": "is the only tier",
   "unknown-mode": "answers alone: no threshold is known for these modalities",
   "full-only": "answers alone: no threshold holds for these modalities",
+  "dwell": "answers on: a cheaper tier is sure again, but not for long enough",
+  "lite-skipped": "was asked at once: a cheaper tier was unsure time and again",
+  "unchanged": "said so before, and nothing has changed since",
+  "deadline": "had to answer: a dearer tier would have been late",
+  "alarm": "answers alone: audits say that the certificate no longer holds",
 };
 const ABOUT = { ok: "ok", off: "not given", waiting: "waiting", filling: "filling", ended: "ended" };
 
@@ -103,7 +108,8 @@ function showDecision(decision) {
   put("confidence", percent(decision.confidence));
   const truth = decision.truth === null ? "" :
     decision.truth === decision.label ? `right: ${decision.truth}` : `truth: ${decision.truth}`;
-  put("decision-note", [truth, decision.certificate ? "certified" : ""].filter(Boolean).join(" · "));
+  const notes = [truth, decision.certificate ? "certified" : "", ...decision.degraded];
+  put("decision-note", notes.filter(Boolean).join(" · "));
   const tier = about.tiers.indexOf(decision.tier);
   put("tier", decision.tier);
   $("tier").style.color = `var(--tier-${tier})`;

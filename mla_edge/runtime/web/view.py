@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Callable, Mapping, NamedTuple
 
+from mla_edge.runtime.auditing import Auditor
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.reloading import ReloadingModel
 from mla_edge.runtime.sense import BACK, ENDED, FILLING, OK, WAITING, Fault, Source
@@ -113,6 +114,11 @@ class View:
         self._signals: dict[str, Signal] = {}
         self._sources: dict[str, Source] = {}
         self._specs = find_inputs(model.bundle.inputs)
+
+    @property
+    def auditor(self) -> Auditor | None:
+        """What audits the model that decides, if anything does."""
+        return self._model.auditor
 
     def look(self, somebody: bool) -> None:
         """Say whether somebody looks; without, decisions come without GATE and attention."""
