@@ -20,7 +20,8 @@ For each mode:
   all are too few, how many are missing.
 * **score**: of lite's confidence between chance (0) and the oracle (1), by areas under accuracy
   against the share that goes on to full.
-* **resplits**: certified on random halves of the units, how often the other half loses more.
+* **resplits**: certified on random halves of the units, how often all units, or the other
+  half, lose more than epsilon.
 * **levels**: accuracy at each level of noise, as certified. These are the same units again.
 """
 
@@ -222,8 +223,10 @@ def words(mode: str, found: dict[str, Any]) -> list[str]:
         *([f"Missing {found['unit']}: {missing} if none is lost."] if missing else []),
         f"{split['splits']} re-splits at epsilon {split['epsilon']:.1%} by halves of "
         f"{split['units_of_a_half']}: {split['kept_median']:.1%} kept and "
-        f"{split['lost_median']:.2%} lost (medians), above epsilon in "
-        f"{split['violations']:.0%}, nothing certified in {split['nothing_certified']:.0%}.",
+        f"{split['lost_median']:.2%} lost by the others (medians); all units lose more than "
+        f"epsilon in {split['violations']:.0%}, the other half in "
+        f"{split['other_half_above']:.0%}; nothing certified in "
+        f"{split['nothing_certified']:.0%}.",
         "",
     ]
     if "levels" in found:

@@ -36,11 +36,11 @@ from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import UNCHANGED, CascadeRouter
 from mla_edge.signals import NOTHING, Prediction, Sample
 from mla_edge.simulator.schedule import Event, Schedule
-from mla_edge.simulator.speech import RATE_HZ
+from mla_edge.simulator.speech import RATE_HZ, SpeechBank
 
 FULL, ROUTED, REUSED = "always full", "routed", "routed, unchanged reused"
 LATE_S = 0.2
-WINDOW_S = 1.0  # of sound: so long a word is in it
+WINDOW_S = 1.0  # of sound: so long after its end a part of a word is in it
 _ROUNDING_S = 1e-6
 
 
@@ -100,7 +100,8 @@ def stretch(event: Event) -> tuple[float, float]:
     begin_s, end_s = (event.start_s, event.end_s) if event.shown else (event.end_s, 0.0)
     if event.said:
         begin_s = min(begin_s, event.word_s)
-        end_s = max(end_s, event.word_s + WINDOW_S)
+        word_s = len(SpeechBank.load().clip(event.digit, event.clip)) / RATE_HZ
+        end_s = max(end_s, event.word_s + word_s + WINDOW_S)
     return begin_s, end_s
 
 
