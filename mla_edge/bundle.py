@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mla_edge.errors import BundleError
-from mla_edge.signals import InputSpec, Tier
+from mla_edge.signals import SCORE, InputSpec, Tier
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -21,12 +21,22 @@ SEAL = "manifest_sha256"
 """Of everything else in the manifest, so that a change of a label or threshold is seen."""
 
 
+CONFIDENCE, LEARNED = "confidence", "learned"
+
+
 @dataclass(frozen=True)
 class ModePolicy:
-    """Routing in one mode: lite's answer is kept when its confidence reaches ``threshold``."""
+    """Routing in one mode: lite's answer is kept when its score reaches ``threshold``.
+
+    ``score`` says which: the ``confidence`` at ``temperature``, or the ``learned`` one, which
+    is 1 minus what lite's graph gives as ``score``. ``thresholds`` are those that a
+    certification tries, from careful to bold; none: those of every confidence.
+    """
 
     temperature: float
     threshold: float  # above 1 means: always go on to the next tier
+    score: str = CONFIDENCE
+    thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,9 @@ class Bundle:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise BundleError(f"{path}: {what}", hint=again) from error
+        is_learned = any(each.score == LEARNED for each in bundle.policy.modes.values())
+        if is_learned and SCORE not in bundle.tiers[0].outputs:
+            raise BundleError(f"{path}: routes by a score that no tier gives", hint=again)
         for tier in bundle.tiers:
             if os.path.basename(tier.name) != tier.name:
                 raise BundleError(f"{path}: tier {tier.name!r} leaves the bundle", hint=again)
@@ -224,7 +237,13 @@ def _mode(values: Mapping[str, Any]) -> ModePolicy:
     temperature = _finite(values["temperature"])
     if temperature <= 0:
         raise ValueError(f"expected a temperature above 0, found {temperature}")
-    return ModePolicy(temperature, _finite(values["threshold"]))
+    score = _text(values.get("score", CONFIDENCE))  # older bundles know no other
+    if score not in (CONFIDENCE, LEARNED):
+        raise ValueError(f"expected {CONFIDENCE} or {LEARNED}, found {score!r}")
+    thresholds = tuple(_finite(each) for each in values.get("thresholds", ()))
+    if any(low > high for high, low in zip(thresholds, thresholds[1:])):
+        raise ValueError("expected thresholds from careful to bold, the highest first")
+    return ModePolicy(temperature, _finite(values["threshold"]), score, thresholds)
 
 
 def read_policy(policy: Mapping[str, Any]) -> RouterPolicy:

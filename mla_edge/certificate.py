@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Mapping
 
-from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy, write_atomically
+from mla_edge.bundle import Bundle, RouterPolicy, write_atomically
 from mla_edge.errors import BundleError
 from mla_edge.machine_files import read
 
@@ -112,8 +112,11 @@ class Certificate:
     def apply(self, policy: RouterPolicy) -> RouterPolicy:
         """``policy`` with what is certified in place of what was chosen at export."""
         certified = {
-            mode: ModePolicy(each.temperature, each.threshold)
+            mode: dataclasses.replace(
+                policy.modes[mode], temperature=each.temperature, threshold=each.threshold
+            )
             for mode, each in self.modes.items()
+            if mode in policy.modes
         }
         return dataclasses.replace(policy, modes={**policy.modes, **certified})
 

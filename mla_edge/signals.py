@@ -20,6 +20,11 @@ GATE = "gate"
 float32 [1, modalities]; 0 where it is masked."""
 
 
+SCORE = "score"
+"""Name of an output of a cheap tier's graph, where it has one: the estimated probability that
+its answer is wrong while the last tier's would be right, float32 [1, 1]."""
+
+
 def attention_of(name: str) -> str:
     """Name of an output of a graph, where it has one: how much of what it made of the input
     ``name`` comes from where, float32 [1, rows, columns]; over time, a row or more of columns.

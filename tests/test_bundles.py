@@ -11,7 +11,16 @@ from onnx import TensorProto, helper, numpy_helper, save_model
 from typer.testing import CliRunner
 
 import mla_edge
-from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy, _seal, sha256_of
+from mla_edge.bundle import (
+    CONFIDENCE,
+    LEARNED,
+    Bundle,
+    ModePolicy,
+    RouterPolicy,
+    _seal,
+    read_policy,
+    sha256_of,
+)
 from mla_edge.cli import app
 from mla_edge.engines.verification import measure, verify
 from mla_edge.errors import BundleError, MissingDependency
@@ -63,6 +72,34 @@ def sealed(bundle, **changes):
     again = replace(bundle, files=files, **changes)
     again.write()
     return again
+
+
+def test_a_policy_of_an_older_bundle_goes_by_confidence():
+    policy = read_policy(
+        {"modes": {"x": {"temperature": 2, "threshold": 0.5}}, "cost_ms": {}, "measured_on": ""}
+    )
+    assert policy.modes["x"] == ModePolicy(2.0, 0.5, CONFIDENCE, ())
+
+
+def test_a_learned_score_comes_back_with_its_thresholds(bundle):
+    policy = RouterPolicy({"values": ModePolicy(1.5, 0.9, LEARNED, (0.99, 0.9, 0.8))})
+    lite = replace(TIERS[0], outputs=("logits", "score"))
+    replace(bundle, policy=policy, tiers=(lite, *TIERS[1:])).write()
+    assert Bundle.read(bundle.folder).policy.modes == policy.modes
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        (ModePolicy(1.5, 0.9, LEARNED), "routes by a score that no tier gives"),
+        (ModePolicy(1.5, 0.9, "luck"), "expected confidence or learned, found 'luck'"),
+        (ModePolicy(1.5, 0.9, CONFIDENCE, (0.8, 0.9)), "the highest first"),
+    ],
+)
+def test_a_policy_that_cannot_be_followed_is_refused(bundle, mode, message):
+    replace(bundle, policy=RouterPolicy({"values": mode})).write()
+    with pytest.raises(BundleError, match=message):
+        Bundle.read(bundle.folder)
 
 
 @pytest.fixture

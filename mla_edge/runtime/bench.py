@@ -84,8 +84,15 @@ class TimedRouter:
     def __init__(self, router: Router, stages: Stages) -> None:
         """Ask ``router``."""
         self.skip: Callable[[str], str | None] = stages.timed("route", router.skip)
-        self.judge: Callable[[str, np.ndarray], Verdict] = stages.timed("route", router.judge)
+        self._judge = stages.timed("route", router.judge)
         self.reset = router.reset
+
+    def judge(
+        self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
+    ) -> Verdict:
+        """What the router says."""
+        verdict: Verdict = self._judge(mode, logits, learned)
+        return verdict
 
 
 class TimedSource:

@@ -129,7 +129,7 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
         identity = identify(bundle, model.runs_on, model.engines_key)
         for mode, chosen in large.items():
             heard = hear(model, listener, found, chosen, mode, on_progress or _ignore)
-            rungs = _climb(heard, epsilons, delta, goals)
+            rungs = _climb(heard, listener.thresholds(mode), epsilons, delta, goals)
             certificate = None
             if rungs[-1].rung is not None:
                 held = tuple(each.rung for each in rungs if each.rung is not None)
@@ -184,7 +184,7 @@ def find_spent(before: Certificate | None, hashes: set[str], *, again: bool) -> 
 class Heard:
     """What both tiers said of some moments: arrays [units]."""
 
-    scores: np.ndarray  # how sure lite was
+    scores: np.ndarray  # how safe it is to keep lite's answer
     lite_right: np.ndarray
     full_right: np.ndarray
     differs: np.ndarray  # whether they said different things
@@ -201,7 +201,7 @@ class Listener:
     def __init__(self, policy: RouterPolicy) -> None:
         """Score by ``policy``, until there is a router to listen to."""
         self.best = -1  # class that lite gave last
-        self.score = 0.0  # and how sure it was
+        self.score = 0.0  # and how safe it is to keep that
         self._policy = policy
         self._inner: Router = CascadeRouter(policy)
 
@@ -221,11 +221,17 @@ class Listener:
     def reset(self) -> None:
         """It has no memory."""
 
-    def judge(self, mode: str, logits: np.ndarray) -> Verdict:
+    def thresholds(self, mode: str) -> Sequence[float]:
+        """Those that were fixed for ``mode`` before, from careful to bold."""
+        return self._policy.modes[mode].thresholds or THRESHOLDS
+
+    def judge(
+        self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
+    ) -> Verdict:
         """Write down what the router says of ``logits`` [classes], and ask full too."""
-        verdict = self._inner.judge(mode, logits)
+        verdict = self._inner.judge(mode, logits, learned)
         self.best = int(verdict.probabilities.argmax())
-        self.score = float(verdict.probabilities[self.best])
+        self.score = verdict.score
         return dataclasses.replace(verdict, keep=False)
 
 
@@ -297,11 +303,15 @@ def _too_few(units: int, epsilon: float, delta: float, goal: int) -> str:
 
 
 def _climb(
-    heard: Heard, epsilons: Sequence[float], delta: float, goals: Sequence[int]
+    heard: Heard,
+    grid: Sequence[float],
+    epsilons: Sequence[float],
+    delta: float,
+    goals: Sequence[int],
 ) -> tuple[RungOutcome, ...]:
     """What comes of each of ``epsilons``; ``delta`` is of all of them together."""
     certified = certify_ladder(
-        heard.scores, heard.regrets, THRESHOLDS, epsilons=epsilons, delta=delta
+        heard.scores, heard.regrets, grid, epsilons=epsilons, delta=delta
     )
     rungs = []
     for found, goal in zip(certified, goals):
@@ -329,7 +339,7 @@ def _failed(found: Certified, goal: int) -> RungOutcome:
         return RungOutcome(found.epsilon, goal, why=too_few)
     rate = found.losses / found.units
     why = (
-        f"even at confidence {THRESHOLDS[0]:.4f} lite alone is wrong in {found.losses} of "
+        f"even where lite is surest it alone is wrong in {found.losses} of "
         f"{found.units} units (p = {found.p_value:.2g})"
     )
     if rate >= found.epsilon:

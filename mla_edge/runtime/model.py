@@ -27,7 +27,7 @@ from mla_edge.runtime.routing import (
     softmax,
 )
 from mla_edge.runtime.wiring import LOGITS, check_engines
-from mla_edge.signals import GATE, Prediction, Sample, Tensors, attention_of
+from mla_edge.signals import GATE, SCORE, Prediction, Sample, Tensors, attention_of
 
 Clock = Callable[[], float]
 Preprocess = Callable[[Sample], Tensors]
@@ -222,7 +222,7 @@ class FusedModel:
         cheap: Verdict | None = None
         tier = 0
         for tier in range(last if why is None else 0):
-            cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
+            cheap = self._judge(mode, tier, tensors, answers, clock)
             if cheap.keep:
                 return tier, LITE_CONFIDENT, cheap.probabilities
         deadline = self.deadline
@@ -231,11 +231,22 @@ class FusedModel:
         )
         if last and is_late:
             if cheap is None:
-                cheap = self._router.judge(mode, self._logits(tier, tensors, answers, clock))
+                cheap = self._judge(mode, tier, tensors, answers, clock)
             return tier, DEADLINE, cheap.probabilities
         if why is None:
             why = (cheap.why if cheap is not None else "") or ESCALATED
         return last, why, softmax(self._logits(last, tensors, answers, clock))
+
+    def _judge(
+        self,
+        mode: str,
+        tier: int,
+        tensors: Tensors,
+        answers: dict[int, Tensors],
+        clock: Clock,
+    ) -> Verdict:
+        logits = self._logits(tier, tensors, answers, clock)
+        return self._router.judge(mode, logits, answers[tier].get(SCORE))
 
     def _logits(
         self, tier: int, tensors: Tensors, answers: dict[int, Tensors], clock: Clock

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mla_edge.bundle import RouterPolicy
+from mla_edge.bundle import LEARNED, ModePolicy, RouterPolicy
 
 SINGLE_TIER = "single-tier"
 LITE_CONFIDENT = "lite-confident"
@@ -35,6 +35,7 @@ class Verdict:
     keep: bool
     probabilities: np.ndarray  # [classes]
     why: str = ""  # it is not kept
+    score: float = 0.0  # how safe it is to keep it, in 0…1
 
 
 class Router(Protocol):
@@ -44,8 +45,13 @@ class Router(Protocol):
         """Why the last tier answers in ``mode`` without asking a cheaper one; None: ask it."""
         ...
 
-    def judge(self, mode: str, logits: np.ndarray) -> Verdict:
-        """Whether a tier that is not the last is sure enough; logits [classes]."""
+    def judge(
+        self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
+    ) -> Verdict:
+        """Whether a tier that is not the last is sure enough; logits [classes].
+
+        ``learned`` is what its graph gives as ``score``, [1, 1], where it gives one.
+        """
         ...
 
     def reset(self) -> None:
@@ -54,7 +60,7 @@ class Router(Protocol):
 
 
 class CascadeRouter:
-    """Keeps a cheap answer whose temperature-scaled confidence reaches the mode's threshold.
+    """Keeps a cheap answer whose score reaches the mode's threshold.
 
     With ``dwell`` it has a memory for the ticks of a stream: it goes on to the next tier at
     once, and comes back slowly, by a higher threshold. Where lite is unsure again and again it
@@ -94,8 +100,10 @@ class CascadeRouter:
             return FULL_ONLY
         return LITE_SKIPPED if self._states[mode].skip() else None
 
-    def judge(self, mode: str, logits: np.ndarray) -> Verdict:
-        """Compare the confidence of ``logits`` [classes] with the threshold of ``mode``.
+    def judge(
+        self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
+    ) -> Verdict:
+        """Compare the score of an answer, logits [classes], with the threshold of ``mode``.
 
         In a mode without a policy it is never enough, and its temperature is 1.
         """
@@ -103,8 +111,9 @@ class CascadeRouter:
         if policy is None:
             return Verdict(False, softmax(logits), UNKNOWN_MODE)
         probabilities = softmax(logits, policy.temperature)
-        why = self._states[mode].judge(float(probabilities.max()), policy.threshold)
-        return Verdict(not why, probabilities, why)
+        score = keep_score(policy, probabilities, learned)
+        why = self._states[mode].judge(score, policy.threshold)
+        return Verdict(not why, probabilities, why, score)
 
 
 class _State:
@@ -122,9 +131,9 @@ class _State:
         self._skips -= self._skips > 0
         return self._skips > 0
 
-    def judge(self, confidence: float, threshold: float) -> str:
+    def judge(self, score: float, threshold: float) -> str:
         """Why lite is not kept; empty: it is."""
-        if confidence < threshold:
+        if not score >= threshold:  # nor is one that is not a number
             self._escalated, self._calm = True, 0
             self._unsure += 1
             if self._dwell and self._unsure >= _SKIP_AFTER:
@@ -132,12 +141,25 @@ class _State:
             return ESCALATED
         self._unsure = 0
         if self._escalated and self._dwell:
-            very_sure = confidence >= (1 + threshold) / 2
+            very_sure = score >= (1 + threshold) / 2
             self._calm += _BARELY if very_sure else 1
             if self._calm < self._dwell * _BARELY:
                 return DWELL
         self._escalated = False
         return ""
+
+
+def keep_score(
+    policy: ModePolicy, probabilities: np.ndarray, learned: np.ndarray | None
+) -> float:
+    """How safe it is to keep an answer, in 0…1, by the score that ``policy`` names.
+
+    ``probabilities`` [classes] are at its temperature; ``learned`` [1, 1] is the graph's
+    estimate that full would be right and this answer is not.
+    """
+    if policy.score == LEARNED and learned is not None:
+        return 1.0 - float(learned.flat[0])
+    return float(probabilities.max())
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -3,7 +3,7 @@ import inspect
 import numpy as np
 import pytest
 
-from mla_edge.bundle import ModePolicy, RouterPolicy
+from mla_edge.bundle import LEARNED, ModePolicy, RouterPolicy
 from mla_edge.runtime.routing import (
     ALARM,
     DWELL,
@@ -30,6 +30,19 @@ def test_the_temperature_makes_lite_less_sure():
 def test_a_confidence_at_the_threshold_is_kept():
     policy = RouterPolicy({"image": ModePolicy(1.0, 0.5)}, {}, "")
     assert CascadeRouter(policy).judge("image", np.zeros(2, np.float32)).keep
+
+
+def test_a_learned_score_takes_the_place_of_the_confidence_where_the_policy_says_so():
+    sure, unsure = np.array([9.0, 0.0], np.float32), np.array([0.1, 0.0], np.float32)
+    policy = RouterPolicy(
+        {"image": ModePolicy(1.0, 0.95, LEARNED), "audio": ModePolicy(1.0, 0.95)}
+    )
+    router = CascadeRouter(policy)
+    safe, spoiled = np.array([[0.04]], np.float32), np.array([[0.06]], np.float32)
+    assert router.judge("image", unsure, safe).keep
+    assert not router.judge("image", sure, spoiled).keep
+    assert not router.judge("image", sure, np.array([[np.nan]], np.float32)).keep
+    assert router.judge("audio", sure, spoiled).keep  # by confidence, whatever the graph gives
 
 
 @pytest.mark.parametrize(
