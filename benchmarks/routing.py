@@ -13,13 +13,15 @@ For each mode:
 * **ways to choose**: accuracy, share of full and processor time (by the operating system's
   account, one thread) of both tiers alone, the bundle's own router, the certified one, the same
   share of full by chance and in turns, and an oracle that asks full only where that helps;
-  whole decisions through the runtime, in turns of 50. Beside the certified one stands the best
-  that does not look: lite and full mixed at equal cost.
+  whole decisions through the runtime, in turns of 50. Where a learned score routes, what
+  confidence certifies stands beside it. The static mix is the best that does not look at the
+  cost of the certified one: the bundle has no other network, so it is lite and full in turns.
 * **certified** at each epsilon: by one half of the units and measured on the other, where a
   half is enough for --epsilon; otherwise by all units, on which it is measured too. Where even
   all are too few, how many are missing.
-* **score**: of lite's confidence between chance (0) and the oracle (1), by areas under accuracy
-  against the share that goes on to full.
+* **score**: where lite's confidence, and the learned score if the bundle routes by one, lie
+  between chance (0) and the oracle (1), by areas under accuracy against the share that goes on
+  to full.
 * **resplits**: certified on random halves of the units, how often all units, or the other
   half, lose more than epsilon.
 * **levels**: accuracy at each level of noise, as certified. These are the same units again.
@@ -30,10 +32,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 from routing_baselines import (
@@ -50,13 +53,15 @@ from routing_certificate import Evidence, resplit, score
 from routing_moments import LEVELS_DB, World, open_world
 from routing_picture import draw
 
-from mla_edge.bundle import ModePolicy, RouterPolicy, write_atomically
+from mla_edge.bundle import CONFIDENCE, ModePolicy, RouterPolicy, write_atomically
+from mla_edge.certify import THRESHOLDS
 from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.policy import NEVER
 from mla_edge.recordings import Recording
 from mla_edge.runtime.certification import Heard, Listener, hear
-from mla_edge.runtime.loading import open_model
+from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.model import FusedModel
+from mla_edge.runtime.routing import CascadeRouter, Router
 
 EPSILONS = (0.005, 0.01, 0.02, 0.05)
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of full, along the curve
@@ -65,19 +70,37 @@ CERTIFIED = "certified"
 
 @dataclass
 class Bench:
-    """The model, who listens to it, and who routes in it."""
+    """The model that routes, who routes in it, and who listens to each score."""
 
-    listening: FusedModel
-    listener: Listener
     model: FusedModel
     switch: Switch
+    ears: dict[str, tuple[FusedModel, Listener]]
     world: World
     args: argparse.Namespace
 
-    def hear(self, data: Recording, mode: str) -> Heard:
-        """What both tiers say of all of ``data``."""
-        rows = range(len(data.samples))
-        return hear(self.listening, self.listener, data, rows, mode, lambda *_: None)
+    def hear(self, data: Recording, mode: str, by: str) -> Heard:
+        """What both tiers say of all of ``data``, with lite's score ``by``."""
+        model, listener = self.ears[by]
+        return hear(model, listener, data, range(len(data.samples)), mode, lambda *_: None)
+
+    def scores(self, mode: str) -> dict[str, ModePolicy]:
+        """The scores that can route in ``mode``; the last is the one that does."""
+        chosen = self.model.bundle.policy.modes[mode]
+        found = {CONFIDENCE: replace(chosen, score=CONFIDENCE, thresholds=())}
+        return {**found, chosen.score: chosen}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one score certifies: a threshold (or None) by epsilon."""
+
+    chosen: ModePolicy
+    evidence: Evidence
+    found: dict[float, float | None]
+
+    def router(self, mode: str, epsilon: float) -> Thresholds:
+        """As certified."""
+        return Thresholds(mode, self.chosen, _threshold(self.found[epsilon]))
 
 
 def measure(bench: Bench, mode: str) -> dict[str, Any]:
@@ -85,19 +108,28 @@ def measure(bench: Bench, mode: str) -> dict[str, Any]:
     args, number = bench.args, bench.world.modes.index(mode)
     rng = np.random.default_rng([args.seed, number])
     data = bench.world.make(mode, rng, rows=args.rows)
-    evidence = Evidence(bench.hear(data, mode), data.units)
-    chosen = bench.model.bundle.policy.modes[mode]
-    order, heard = rng.permutation(evidence.members), evidence.heard
+    scores = bench.scores(mode)
+    evidences = {
+        by: Evidence(bench.hear(data, mode, by), data.units, chosen.thresholds or THRESHOLDS)
+        for by, chosen in scores.items()
+    }
+    evidence = evidences[list(scores)[-1]]
+    order = rng.permutation(evidence.members)
     halves = len(order) // 2 >= evidence.fewest(args.epsilon, args.delta)
     proving = order[: len(order) // 2] if halves else order
     watched = order[len(order) // 2 :] if halves else order
-    rows = [int(row) for row in evidence.rows_of(watched)]
     main = max(args.epsilon, evidence.least_epsilon(len(proving), args.delta))
-    found = {
-        epsilon: evidence.certify(proving, epsilon, args.delta)
+    epsilons = [
+        epsilon
         for epsilon in sorted({*EPSILONS, main})
         if evidence.fewest(epsilon, args.delta) <= len(proving)
+    ]
+    parts = {
+        by: Part(scores[by], of, {e: of.certify(proving, e, args.delta) for e in epsilons})
+        for by, of in evidences.items()
     }
+    heard, own = evidence.heard, list(parts.values())[-1]
+    rows = [int(row) for row in evidence.rows_of(watched)]
     result: dict[str, Any] = {
         "units": len(order),
         "unit": bench.world.unit(mode),
@@ -105,95 +137,117 @@ def measure(bench: Bench, mode: str) -> dict[str, Any]:
         "certified_by": len(proving),
         "measured_on": "the other half" if halves else "the same units",
         "epsilon": main,
-        "score": score(heard),
+        "routes_by": own.chosen.score,
+        "score": {by: score(of.heard) for by, of in evidences.items()},
         "oracle_accuracy": float(np.mean(heard.lite_right | heard.full_right)),
+        **_ways(bench, mode, data, rows, parts, main),
+        "missing": {
+            f"{epsilon:g}": evidence.fewest(epsilon, args.delta) - len(proving)
+            for epsilon in EPSILONS
+            if epsilon not in epsilons
+        },
+        "resplits": resplit(evidence, args.epsilon, args.delta, args.splits),
     }
-    result.update(_ways(bench, mode, chosen, data, evidence, rows, found, main))
-    result["missing"] = {
-        f"{epsilon:g}": evidence.fewest(epsilon, args.delta) - len(proving)
-        for epsilon in EPSILONS
-        if epsilon not in found
-    }
-    result["resplits"] = resplit(evidence, args.epsilon, args.delta, args.splits)
     if "audio" in mode and not args.no_levels:
-        result["levels"] = levels(bench, mode, _threshold(found[main]))
+        result["levels"] = levels(bench, mode, own.router(mode, main))
     return result
 
 
 def _ways(  # noqa: PLR0913 - a mode, its moments and what they certify
     bench: Bench,
     mode: str,
-    chosen: ModePolicy,
     data: Recording,
-    evidence: Evidence,
     rows: list[int],
-    found: dict[float, float | None],
+    parts: dict[str, Part],
     main: float,
 ) -> dict[str, Any]:
-    """The table of the ways to choose, the certified costs, and the curve."""
-    scores, threshold = evidence.heard.scores, _threshold(found[main])
-    share = float(np.mean(scores[rows] < threshold))
-    chance = np.random.default_rng(bench.args.seed)
-    routers = {
-        **always(mode, chosen),
-        "as exported": Thresholds(mode, chosen, chosen.threshold),
-        "random, equal share": Beforehand(mode, chosen, share, chance),
-        "periodic, equal share": Beforehand(mode, chosen, share, None),
-        "oracle": Oracle(mode, chosen, evidence.heard.regrets),
+    """The table of the ways to choose, the certified costs, and the curves."""
+    own, heard = list(parts.values())[-1], list(parts.values())[-1].evidence.heard
+    measuring = partial(measure_routers, bench.model, bench.switch, data=data, rows=rows)
+    once = measuring({CERTIFIED: own.router(mode, main)}, least=len(rows))[CERTIFIED]
+    share, chance = once.share_of_full, np.random.default_rng(bench.args.seed)
+    ways = {
+        **always(mode, own.chosen),
+        "as exported": Thresholds(mode, own.chosen, own.chosen.threshold),
+        "random, equal share": Beforehand(mode, own.chosen, share, chance),
+        "periodic, equal share": Beforehand(mode, own.chosen, share, None),
+        "oracle": Oracle(mode, own.chosen, heard.regrets),
+        **{f"{CERTIFIED} at {e:.1%}": own.router(mode, e) for e in own.found},
+        **{
+            f"{by} {CERTIFIED} at {main:.1%}": part.router(mode, main)
+            for by, part in parts.items()
+            if part is not own
+        },
     }
-    certified = {
-        f"{CERTIFIED} at {epsilon:.1%}": Thresholds(mode, chosen, _threshold(at))
-        for epsilon, at in found.items()
-    }
-    curve = {
-        f"{asked}": Thresholds(mode, chosen, float(np.quantile(scores[rows], asked)))
+    curves = {
+        f"{by} {asked}": Thresholds(
+            mode, part.chosen, float(np.quantile(part.evidence.heard.scores[rows], asked))
+        )
+        for by, part in parts.items()
         for asked in SHARES
     }
-    everything = {**routers, **certified, **curve}
-    measured = measure_routers(
-        bench.model, bench.switch, everything, data, rows, bench.args.decisions
-    )
+    measured = measuring({**ways, **curves}, least=bench.args.decisions)
     shown = {name: each.to_dict(measured[FULL].cpu_ms) for name, each in measured.items()}
-    own = measured[f"{CERTIFIED} at {main:.1%}"]
-    heard = evidence.heard
+    mine = measured[f"{CERTIFIED} at {main:.1%}"]
+    full_right = heard.full_right[rows]
     return {
         "ways": {
-            **{name: shown[name] for name in (*routers, *certified)},
+            **{name: shown[name] for name in ways},
             "static mix, equal cost": {
-                "accuracy": static_mix(measured, own.cpu_ms),
-                "cpu_ms": own.cpu_ms,
+                "accuracy": static_mix(measured, mine.cpu_ms),
+                "cpu_ms": mine.cpu_ms,
             },
         },
         CERTIFIED: [
             {
                 "epsilon": epsilon,
                 "threshold": at,
-                "kept": float(np.mean(scores[rows] >= _threshold(at))),
-                "lost": float(np.mean(heard.regrets[rows] & (scores[rows] >= _threshold(at)))),
-                **shown[f"{CERTIFIED} at {epsilon:.1%}"],
+                "lost": float(np.mean(full_right & ~measured[name].right)),
+                **shown[name],
             }
-            for epsilon, at in found.items()
+            for epsilon, at in own.found.items()
+            for name in [f"{CERTIFIED} at {epsilon:.1%}"]
         ],
-        "curve": [shown[name] for name in curve],
+        "curves": {by: [shown[f"{by} {asked}"] for asked in SHARES] for by in parts},
     }
 
 
-def levels(bench: Bench, mode: str, threshold: float) -> list[dict[str, float]]:
-    """Accuracy at each level of noise: lite, full, routed by ``threshold``."""
+def levels(bench: Bench, mode: str, router: Router) -> list[dict[str, float]]:
+    """Accuracy at each level of noise: lite, full, and as ``router`` chooses."""
     found = []
     for number, level in enumerate(LEVELS_DB):
         rng = np.random.default_rng([bench.args.seed, 100, number])
-        heard = bench.hear(bench.world.make(mode, rng, rows=1, snr_db=level), mode)
-        keeps = heard.scores >= threshold
+        data = bench.world.make(mode, rng, rows=1, snr_db=level)
+        heard = bench.hear(data, mode, CONFIDENCE)
+        rows = range(len(data.samples))
+        routed = measure_routers(
+            bench.model, bench.switch, {"routed": router}, data=data, rows=rows, least=1
+        )["routed"]
         found.append({
             "snr_db": level,
             "lite": float(np.mean(heard.lite_right)),
             "full": float(np.mean(heard.full_right)),
-            "routed": float(np.mean(np.where(keeps, heard.lite_right, heard.full_right))),
+            "routed": routed.accuracy,
             "oracle": float(np.mean(heard.lite_right | heard.full_right)),
-            "share_of_full": float(np.mean(~keeps)),
+            "share_of_full": routed.share_of_full,
         })  # fmt: skip
     return found
+
+
+@contextmanager
+def listening(folder: Path, by: str) -> Iterator[tuple[FusedModel, Listener]]:
+    """A model whose lite tier is scored ``by`` confidence, or as its policy says."""
+    listener = Listener(RouterPolicy({}))
+
+    def instrument(parts: Parts) -> Parts:
+        policy = parts.policy
+        if by == CONFIDENCE:
+            modes = {mode: replace(p, score=by) for mode, p in policy.modes.items()}
+            policy = replace(policy, modes=modes)
+        return listener.hear(replace(parts, policy=policy, router=CascadeRouter(policy)))
+
+    with open_model(folder, threads=1, instrument=instrument) as model:
+        yield model, listener
 
 
 def _threshold(found: float | None) -> float:
@@ -213,12 +267,16 @@ def words(mode: str, found: dict[str, Any]) -> list[str]:
         )
         for name, row in found["ways"].items()
     ])  # fmt: skip
-    split, shown = found["resplits"], found["score"]
+    split = found["resplits"]
+    shown = ", ".join(
+        f"{by} {'-' if value is None else f'{value:.2f}'}"
+        for by, value in found["score"].items()
+    )
     missing = ", ".join(f"{count} for {float(e):.1%}" for e, count in found["missing"].items())
     lines += [
         f"{found['units']} {found['unit']}, {found['moments']} moments; certified by "
         f"{found['certified_by']} {found['unit']}, measured on {found['measured_on']}; score "
-        f"{'-' if shown is None else f'{shown:.2f}'}; the oracle is right in "
+        f"of {shown}; the oracle is right in "
         f"{found['oracle_accuracy']:.2%}.",
         *([f"Missing {found['unit']}: {missing} if none is lost."] if missing else []),
         f"{split['splits']} re-splits at epsilon {split['epsilon']:.1%} by halves of "
@@ -267,16 +325,18 @@ def main() -> int:
     args = parser.parse_args()
     args.rows = args.rows or {"digits": 8, "commands": 2}[args.network]
     folder = args.bundle or Path("bundles") / f"{args.network}-host"
-    listener, switch = Listener(RouterPolicy({})), Switch()
+    switch = Switch()
     try:
         world = open_world(args.network, args.data, args.units)
         with ExitStack() as stack:
-            listening, model = (
-                stack.enter_context(open_model(folder, threads=1, instrument=instrument))
-                for instrument in (listener.hear, switch.instrument)
+            model = stack.enter_context(
+                open_model(folder, threads=1, instrument=switch.instrument)
             )
-            bench = Bench(listening, listener, model, switch, world, args)
-            result = {mode: measure(bench, mode) for mode in args.mode or world.modes}
+            modes = args.mode or world.modes
+            used = {CONFIDENCE, *(model.bundle.policy.modes[mode].score for mode in modes)}
+            ears = {by: stack.enter_context(listening(folder, by)) for by in used}
+            bench = Bench(model, switch, ears, world, args)
+            result = {mode: measure(bench, mode) for mode in modes}
     except MlaEdgeError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code

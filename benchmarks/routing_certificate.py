@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Evidence:
 
     heard: Heard
     units: np.ndarray
+    grid: Sequence[float] = THRESHOLDS  # to try, from careful to bold
 
     @property
     def members(self) -> np.ndarray:
@@ -52,17 +53,17 @@ class Evidence:
         if self.is_single:
             rows = self.rows_of(members)
             return certify_threshold(
-                scores[rows], regrets[rows], THRESHOLDS, epsilon=epsilon, delta=delta
+                scores[rows], regrets[rows], self.grid, epsilon=epsilon, delta=delta
             ).threshold
         losses = self.losses()[:, np.searchsorted(self.members, members)]
         found = certify_policy(losses, epsilon=epsilon, delta=delta)
-        return None if found is None else THRESHOLDS[found]
+        return None if found is None else self.grid[found]
 
     def losses(self) -> np.ndarray:
         """Mean loss of each unit at each threshold, [thresholds, units]."""
         number = np.searchsorted(self.members, self.units)
         counts = np.bincount(number)
-        lost = self.heard.regrets & (self.heard.scores >= np.array(THRESHOLDS)[:, None])
+        lost = self.heard.regrets & (self.heard.scores >= np.array(self.grid)[:, None])
         return np.stack([np.bincount(number, row) / counts for row in lost.astype(float)])
 
     def fewest(self, epsilon: float, delta: float) -> int:

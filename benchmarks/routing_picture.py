@@ -16,6 +16,11 @@ _COLOURS = {
     "random, equal share": "#c9a227",
     "periodic, equal share": "#c4561d",
     "oracle": "#7a4fa3",
+    "confidence certified": "#7fb3d5",
+}
+_LINES = {
+    "confidence": 'stroke="#7fb3d5" stroke-width="2"',
+    "learned": 'stroke="#1d6fa5" stroke-width="2"',
 }
 
 
@@ -23,8 +28,9 @@ def draw(result: Mapping[str, Mapping[str, Any]], title: str) -> str:
     """An SVG of what ``routing.py`` found, by mode."""
     width = _PANEL * len(result)
     names = list(dict.fromkeys(name for found in result.values() for name in _shown(found)))
+    lines_of = list(dict.fromkeys(by for found in result.values() for by in found["curves"]))
     across = max(1, width // 220)
-    height = _HEIGHT + _ROW * (math.ceil((len(names) + 2) / across) + 1)
+    height = _HEIGHT + _ROW * (math.ceil((len(names) + len(lines_of) + 1) / across) + 1)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'font-family="sans-serif" font-size="12" role="img" aria-label="{escape(title)}">',
@@ -34,11 +40,14 @@ def draw(result: Mapping[str, Mapping[str, Any]], title: str) -> str:
         lines += _panel(number * _PANEL, mode, found)
     entries = [
         *(f'<circle cx="8" cy="-4" r="5" fill="{_colour(name)}"/>' for name in names),
-        '<path d="M0 -4H16" stroke="#1d6fa5" stroke-width="2"/>',
+        *(f'<path d="M0 -4H16" {_LINES[by]}/>' for by in lines_of),
         '<path d="M0 -4H16" stroke="#999" stroke-dasharray="4 3"/>',
     ]
     for number, (entry, name) in enumerate(
-        zip(entries, [*names, "lite's score, any threshold", "lite and full mixed"])
+        zip(
+            entries,
+            [*names, *(f"{by}, any threshold" for by in lines_of), "lite and full mixed"],
+        )
     ):
         x, y = _LEFT + number % across * 220, _HEIGHT + _ROW * (number // across + 1)
         lines.append(
@@ -58,8 +67,10 @@ def _colour(name: str) -> str:
 
 def _panel(left: float, mode: str, found: Mapping[str, Any]) -> Iterator[str]:
     ways = _shown(found)
-    curve: Sequence[Mapping[str, float]] = [ways["always lite"], *found["curve"]]
-    points = [*ways.values(), *curve]
+    curves: dict[str, Sequence[Mapping[str, float]]] = {
+        by: [ways["always lite"], *points] for by, points in found["curves"].items()
+    }
+    points = [*ways.values(), *(point for curve in curves.values() for point in curve)]
     fastest, slowest = 0.0, max(point["cpu_ms"] for point in points) * 1.05
     worst, best = (f(100 * point["accuracy"] for point in points) for f in (min, max))
     room = max(0.1, 0.08 * (best - worst))
@@ -92,7 +103,7 @@ def _panel(left: float, mode: str, found: Mapping[str, Any]) -> Iterator[str]:
     )
     for chosen, style in (
         ([ways["always lite"], ways["always full"]], 'stroke="#999" stroke-dasharray="4 3"'),
-        (curve, 'stroke="#1d6fa5" stroke-width="2"'),
+        *((curve, _LINES[by]) for by, curve in curves.items()),
     ):
         path = " ".join(f"{x(p)},{y(100 * p['accuracy'])}" for p in chosen)
         yield f'<polyline points="{path}" fill="none" {style}/>'

@@ -207,7 +207,7 @@ def test_what_is_not_asked_is_not_run(programs, prepared):
 
 def event(number, start_s, *, shown=True, said=True):
     word_s = start_s + 0.5
-    return Event(number, start_s - 5, start_s, start_s + 2, 7, shown, said, word_s, 0)
+    return Event(number, start_s - 5, start_s, start_s + 2, 0, shown, said, word_s, 0)
 
 
 def test_late_and_missed_are_against_what_full_found(programs):
@@ -215,7 +215,7 @@ def test_late_and_missed_are_against_what_full_found(programs):
     times = [round(i / 10, 1) for i in range(400)]
 
     def way(spans):
-        said = [(at, "7" if any(a <= at <= b for a, b in spans) else NOTHING) for at in times]
+        said = [(at, "0" if any(a <= at <= b for a, b in spans) else NOTHING) for at in times]
         return stream.Way(None, seconds=1.0, said=said)
 
     events = [event(0, 10), event(1, 20), event(2, 30, shown=False)]
