@@ -5,7 +5,7 @@
 The simulator shows and says digits every 20 to 24 s, 30 pictures a second with sensor noise and
 the sound of a quiet room, and between them nothing (``--decoys 0.3``: in three of ten pauses a
 card that is no digit moves). ``mla_edge.run`` ticks as it does on a camera, but as fast as
-possible. Every way to decide is asked at every tick, in turns, each with engines of its own:
+possible. Every way decides every tick, in turns of 50, each with engines of its own:
 
 * always full;
 * routed as exported;
@@ -34,12 +34,13 @@ from mla_edge.exporter.policy import NEVER
 from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import UNCHANGED, CascadeRouter
-from mla_edge.signals import NOTHING, Prediction, Sample
+from mla_edge.signals import NOTHING, Sample
 from mla_edge.simulator.schedule import Event, Schedule
 from mla_edge.simulator.speech import RATE_HZ, SpeechBank
 
 FULL, ROUTED, REUSED = "always full", "routed", "routed, unchanged reused"
 LATE_S = 0.2
+TURN = 50  # ticks of one way, before it is the next one's turn
 WINDOW_S = 1.0  # of sound: so long after its end a part of a word is in it
 _ROUNDING_S = 1e-6
 
@@ -54,7 +55,7 @@ class Way:
     full: int = 0
     unchanged: int = 0
 
-    def infer(self, sample: Sample, clock: Callable[[], float]) -> Prediction:
+    def infer(self, sample: Sample, clock: Callable[[], float]) -> None:
         """Decide, and note it."""
         began = time.process_time()
         found = self.model.infer(sample, clock=clock)
@@ -62,30 +63,37 @@ class Way:
         self.said.append((max(found.capture_time_s.values()), found.label))
         self.unchanged += found.reason == UNCHANGED
         self.full += found.tier == "full" and found.reason != UNCHANGED
-        return found
 
 
-class AllWays:
-    """A model for ``mla_edge.run`` that asks every way, each tick another one first."""
+class Turns:
+    """A model for ``mla_edge.run`` that keeps the moments, and then lets each way decide them.
+
+    In turns of some ticks: what a way finds in the processor's caches is then its own, as on a
+    robot that decides in one way only.
+    """
 
     def __init__(self, ways: dict[str, Way]) -> None:
         """Ask ``ways``."""
         self._ways = list(ways.values())
-        self._tick = 0
+        self._moments: list[tuple[Sample, float]] = []
 
     @property
     def bundle(self) -> Bundle:
         """That of all of them."""
         return self._ways[0].model.bundle
 
-    def infer(
-        self, sample: Sample, *, clock: Callable[[], float] = time.monotonic
-    ) -> Prediction:
-        """What the first one says."""
-        self._tick += 1
-        count = len(self._ways)
-        turn = [self._ways[(self._tick + i) % count] for i in range(count)]
-        return [way.infer(sample, clock) for way in turn][0]
+    def infer(self, sample: Sample, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Keep ``sample``; nobody waits for what is said of it."""
+        self._moments.append((sample, clock()))
+        if len(self._moments) == TURN:
+            self.finish()
+
+    def finish(self) -> None:
+        """Decide what has been kept."""
+        for way in self._ways:
+            for sample, now_s in self._moments:
+                way.infer(sample, lambda now_s=now_s: now_s)
+        self._moments.clear()
 
 
 def never_lite(parts: Parts) -> Parts:
@@ -163,8 +171,10 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
                 camera, rate_hz=RATE_HZ, window_s=WINDOW_S, as_fast_as_possible=True
             )
         )
-        for _ in mla_edge.run(AllWays(ways), eye, ear, as_fast_as_possible=True):
+        turns = Turns(ways)
+        for _ in mla_edge.run(turns, eye, ear, as_fast_as_possible=True):
             pass
+        turns.finish()
     events = Schedule(args.seed, "test", args.gap_s).between(0.0, seconds)
     whole = [event for event in events if stretch(event)[1] <= seconds]
     return {
