@@ -63,7 +63,7 @@ from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import CascadeRouter, Router
 
-EPSILONS = (0.005, 0.01, 0.02, 0.05)
+EPSILONS = (0.005, 0.01, 0.02, 0.04, 0.05)
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of full, along the curve
 CERTIFIED = "certified"
 
