@@ -27,7 +27,11 @@ _LINES = {
 def draw(result: Mapping[str, Mapping[str, Any]], title: str) -> str:
     """An SVG of what ``routing.py`` found, by mode."""
     width = _PANEL * len(result)
-    names = list(dict.fromkeys(name for found in result.values() for name in _shown(found)))
+    names = list(
+        dict.fromkeys(
+            name.split(" at ")[0] for found in result.values() for name in _shown(found)
+        )
+    )
     lines_of = list(dict.fromkeys(by for found in result.values() for by in found["curves"]))
     across = max(1, width // 220)
     height = _HEIGHT + _ROW * (math.ceil((len(names) + len(lines_of) + 1) / across) + 1)
