@@ -58,7 +58,7 @@ from mla_edge.certify import THRESHOLDS
 from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.policy import NEVER
 from mla_edge.recordings import Recording
-from mla_edge.runtime.certification import Heard, Listener, hear
+from mla_edge.runtime.listening import Heard, Listener, hear
 from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import CascadeRouter, Router

@@ -15,7 +15,7 @@ from mla_edge.certify import (
     certify_threshold,
     fewest_units,
 )
-from mla_edge.runtime.certification import Heard
+from mla_edge.runtime.listening import Heard
 
 _STEP = 1e-3  # of the smallest epsilon
 _ROOM = 1.5  # at the smallest nothing at all may be lost

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mla_edge.errors import BundleError
-from mla_edge.signals import SCORE, InputSpec, Tier
+from mla_edge.signals import SCORE, InputSpec, Tier, solo_of
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -22,6 +22,19 @@ SEAL = "manifest_sha256"
 
 
 CONFIDENCE, LEARNED = "confidence", "learned"
+
+
+@dataclass(frozen=True)
+class Solo:
+    """One input of a mode that is asked alone first, by lite's graph without the others.
+
+    Its answer is kept when its confidence at ``temperature`` reaches ``threshold`` and that of
+    the mode.
+    """
+
+    input: str
+    temperature: float
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class ModePolicy:
     threshold: float  # above 1 means: always go on to the next tier
     score: str = CONFIDENCE
     thresholds: tuple[float, ...] = ()
+    solo: Solo | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,12 @@ class Bundle:
     created: str  # ISO 8601, UTC
     provenance: Mapping[str, Any]
     files: Mapping[str, str]  # path inside the folder -> sha256
+
+    @property
+    def solos(self) -> dict[str, str]:
+        """The inputs that are asked alone in some mode, by the name of their graph."""
+        found = {mode.solo.input for mode in self.policy.modes.values() if mode.solo}
+        return {solo_of(self.tiers[0].name, name): name for name in sorted(found)}
 
     def graph(self, tier: str, *, cpu: bool) -> Path:
         """The ONNX graph of ``tier``: the form for TensorRT, or the one for a CPU."""
@@ -122,6 +142,9 @@ class Bundle:
         is_learned = any(each.score == LEARNED for each in bundle.policy.modes.values())
         if is_learned and SCORE not in bundle.tiers[0].outputs:
             raise BundleError(f"{path}: routes by a score that no tier gives", hint=again)
+        asked = set(bundle.solos.values())
+        if not asked <= {spec.name for spec in bundle.inputs}:
+            raise BundleError(f"{path}: asks inputs that there are not: {asked}", hint=again)
         for tier in bundle.tiers:
             if os.path.basename(tier.name) != tier.name:
                 raise BundleError(f"{path}: tier {tier.name!r} leaves the bundle", hint=again)
@@ -243,7 +266,15 @@ def _mode(values: Mapping[str, Any]) -> ModePolicy:
     thresholds = tuple(_finite(each) for each in values.get("thresholds", ()))
     if any(low > high for high, low in zip(thresholds, thresholds[1:])):
         raise ValueError("expected thresholds from careful to bold, the highest first")
-    return ModePolicy(temperature, _finite(values["threshold"]), score, thresholds)
+    found = values.get("solo")
+    solo = None
+    if found is not None:
+        solo = Solo(
+            _text(found["input"]), _finite(found["temperature"]), _finite(found["threshold"])
+        )
+        if solo.temperature <= 0:
+            raise ValueError(f"expected a temperature above 0, found {solo.temperature}")
+    return ModePolicy(temperature, _finite(values["threshold"]), score, thresholds, solo)
 
 
 def read_policy(policy: Mapping[str, Any]) -> RouterPolicy:

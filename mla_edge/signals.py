@@ -25,6 +25,11 @@ SCORE = "score"
 its answer is wrong while the last tier's would be right, float32 [1, 1]."""
 
 
+def solo_of(tier: str, name: str) -> str:
+    """What the graph is called that is ``tier`` for the input ``name`` alone."""
+    return f"{tier}.{name}"
+
+
 def attention_of(name: str) -> str:
     """Name of an output of a graph, where it has one: how much of what it made of the input
     ``name`` comes from where, float32 [1, rows, columns]; over time, a row or more of columns.

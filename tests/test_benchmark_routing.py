@@ -15,7 +15,7 @@ from data_folder import make_data_folder
 from linear_bundle import make_linear_bundle
 
 from mla_edge.networks import commands, digits
-from mla_edge.runtime.certification import Heard
+from mla_edge.runtime.listening import Heard
 from mla_edge.runtime.loading import open_model
 from mla_edge.signals import NOTHING
 from mla_edge.simulator.schedule import Event

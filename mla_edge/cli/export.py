@@ -186,6 +186,12 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
                 f"  routing {verb} with {mode['mode']}: {mode['kept']:.0%} kept, "
                 f"break-even {mode['break_even']:.0%}, {mode['cost_ms']:.2f} ms a decision"
             )
+    for one in routing["solo"]:
+        if one["threshold"] is not None:
+            lines.append(
+                f"  with {one['mode']}, {one['input']} alone is enough for {one['kept']:.0%}: "
+                f"{one['cost_ms']:.2f} ms a decision instead of {one['cost_before_ms']:.2f}"
+            )
     if result.kept:
         lines.append(f"  the bundle that was there is now {result.kept}")
     lines.append(f"  report: {shown['report']}")

@@ -6,7 +6,7 @@ import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from mla_edge.bundle import Bundle, RouterPolicy, read_policy
 from mla_edge.engines import Engine, open_engine
@@ -28,7 +28,10 @@ BUILD = "build.json"  # in the folder of one machine's engines: the verdict, the
 
 @dataclass(frozen=True)
 class Opened:
-    """An engine for each tier, in words what they are, and how to route between them."""
+    """An engine for each tier, in words what they are, and how to route between them.
+
+    Also one for each input that is asked alone, where such a graph runs.
+    """
 
     engines: Mapping[str, Engine]
     title: str
@@ -58,8 +61,9 @@ def open_tiers(bundle: Bundle, *, engine: str = "auto", threads: int = 0) -> Ope
             return _open_tensorrt(bundle)
         except (MissingDependency, EngineMismatch, InferenceError) as error:
             note = f"the bundle's TensorRT engines are not used: {error} ({error.hint})"
+    names = [*(tier.name for tier in bundle.tiers), *bundle.solos]
     opened = _open_all(
-        bundle, lambda tier: open_engine(bundle.graph(tier, cpu=True), threads=threads)
+        names, lambda tier: open_engine(bundle.graph(tier, cpu=True), threads=threads)
     )
     return Opened(opened, "ONNX Runtime", bundle.policy, note)
 
@@ -122,7 +126,7 @@ def _open_plans(bundle: Bundle, bindings: Bindings, key: str) -> dict[str, Engin
     gpu = Gpu().hold()  # for as long as engines are being opened
     try:
         return _open_all(
-            bundle,
+            [tier.name for tier in bundle.tiers],
             lambda tier: TensorRTEngine(plan_path(bundle, key, tier), bindings, gpu),
         )
     finally:
@@ -136,16 +140,16 @@ def _open_provider(bundle: Bundle, provider: str, threads: int) -> Opened:
         graph = bundle.graph(tier, cpu=False)  # symmetric INT8, as the GPU wants it
         return OnnxRuntimeEngine(graph, threads=threads, provider=provider)
 
-    engines = _open_all(bundle, open_one)
+    engines = _open_all([tier.name for tier in bundle.tiers], open_one)
     return Opened(engines, f"ONNX Runtime, {PROVIDERS[provider]}", bundle.policy)
 
 
-def _open_all(bundle: Bundle, open_one: Callable[[str], Engine]) -> dict[str, Engine]:
-    """An engine for each tier; where one fails, the others are closed."""
+def _open_all(names: Sequence[str], open_one: Callable[[str], Engine]) -> dict[str, Engine]:
+    """An engine for each graph; where one fails, the others are closed."""
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
-        for tier in bundle.tiers:
-            engines[tier.name] = open_one(tier.name)
-            stack.callback(engines[tier.name].close)
+        for name in names:
+            engines[name] = open_one(name)
+            stack.callback(engines[name].close)
         stack.pop_all()
         return engines

@@ -46,6 +46,7 @@ from mla_edge.exporter.routing import choose_policy
 from mla_edge.exporter.runs import machine
 from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.showing import show, shown_by
+from mla_edge.exporter.solo import add_solos
 from mla_edge.exporter.steps import (
     OnStep,
     StepCache,
@@ -161,8 +162,10 @@ def export(
         held = hold_back(job)
         results = [export_tier(job, part, held) for part in plan.network.tiers]
         policy, float_cost_ms, routings = choose_policy(job, results)
+        solos = add_solos(job, results, policy)
         facts = describe(request, plan, job, results, routings)
         facts["routing"]["cost_ms"] = dict(policy.cost_ms)
+        facts["routing"]["solo"] = [dataclasses.asdict(one) for one in solos.tried]
         facts["routing"]["float_cost_ms"] = float_cost_ms
         facts["routing"]["measured_on"] = policy.measured_on
         facts["provenance"]["inputs_sha256"] = inputs
@@ -174,10 +177,11 @@ def export(
             facts["provenance"]["golden"] = match_golden(job, results, golden)
             write_golden(folder / GOLDEN, golden)
             write_graphs(folder, plan.network, results)
+            solos.copy_into(folder / "graphs")
             if request.profile.endswith(".toml"):
                 shutil.copyfile(request.profile, folder / own_file(plan.profile.name))
             reporting.write(folder, facts)
-            bundle = write_manifest(folder, plan, policy, facts)
+            bundle = write_manifest(folder, plan, solos.policy, facts)
         with steps.step("publish"):
             replaced = None if request.keep else created_at(target)
             kept = publish(folder, target, keep=request.keep)

@@ -23,7 +23,7 @@ from mla_edge.certify import THRESHOLDS, binomial_cdf, fewest_units
 ALWAYS = 0.0  # keep the only tier's answer
 NEVER = 1.01  # always go on to the next tier
 MAX_LOSS = 0.01
-_DOUBT = 0.1
+DOUBT = 0.1
 _SPARED = 0.02  # of the samples that could be kept, given up for a more careful threshold
 
 
@@ -122,7 +122,7 @@ def choose_threshold(
         chosen = route(logits, temperature, threshold)
         answers = right[chosen, np.arange(count)]
         spoiled = int(np.sum(~answers & right[-1]))
-        if binomial_cdf(spoiled, count, max_loss) > _DOUBT:
+        if binomial_cdf(spoiled, count, max_loss) > DOUBT:
             if not passed:
                 return NEVER, f"even the surest {threshold:.2%} spoil {spoiled} of {count}"
             why = f"a bolder threshold would spoil {spoiled} of {count} answers"
@@ -134,7 +134,7 @@ def choose_threshold(
 
 def samples_needed(max_loss: float) -> int:
     """The fewest samples that can allow a threshold at all: none of them spoiled."""
-    return fewest_units(max_loss, _DOUBT)
+    return fewest_units(max_loss, DOUBT)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

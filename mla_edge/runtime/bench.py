@@ -84,6 +84,10 @@ class TimedRouter:
     def __init__(self, router: Router, stages: Stages) -> None:
         """Ask ``router``."""
         self.skip: Callable[[str], str | None] = stages.timed("route", router.skip)
+        self.solo = router.solo
+        self.judge_solo: Callable[[str, np.ndarray], Verdict] = stages.timed(
+            "route", router.judge_solo
+        )
         self._judge = stages.timed("route", router.judge)
         self.reset = router.reset
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,7 +10,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from mla_edge.bundle import Bundle, RouterPolicy
+from mla_edge.bundle import Bundle
 from mla_edge.certificate import (
     Attempt,
     Certificate,
@@ -22,7 +21,6 @@ from mla_edge.certificate import (
     write_certificate,
 )
 from mla_edge.certify import (
-    THRESHOLDS,
     Certified,
     certify_ladder,
     check_levels,
@@ -32,17 +30,13 @@ from mla_edge.certify import (
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import Recording, read_recording
-from mla_edge.runtime.loading import Parts, open_model
-from mla_edge.runtime.model import FusedModel
-from mla_edge.runtime.routing import CascadeRouter, Router, Verdict
-from mla_edge.signals import Sample
+from mla_edge.runtime.listening import Heard, Listener, Progress, hear
+from mla_edge.runtime.loading import open_model
 
 _SMALLEST = 1e-4
 
 Moments = Callable[[Bundle], Recording]
 """Gives labelled moments for a bundle."""
-
-Progress = Callable[[str, int, int], None]  # mode, done, of how many
 
 
 @dataclass(frozen=True)
@@ -180,85 +174,6 @@ def find_spent(before: Certificate | None, hashes: set[str], *, again: bool) -> 
     return spent
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What both tiers said of some moments: arrays [units]."""
-
-    scores: np.ndarray  # how safe it is to keep lite's answer
-    lite_right: np.ndarray
-    full_right: np.ndarray
-    differs: np.ndarray  # whether they said different things
-
-    @property
-    def regrets(self) -> np.ndarray:
-        """Where only the full tier was right."""
-        return np.asarray(self.full_right & ~self.lite_right)
-
-
-class Listener:
-    """A router that keeps no answer of lite, but writes down how sure it was, and of what."""
-
-    def __init__(self, policy: RouterPolicy) -> None:
-        """Score by ``policy``, until there is a router to listen to."""
-        self.best = -1  # class that lite gave last
-        self.score = 0.0  # and how safe it is to keep that
-        self._policy = policy
-        self._inner: Router = CascadeRouter(policy)
-
-    def hear(self, parts: Parts) -> Parts:
-        """Take the router's place, and ask it: an ``Instrument``."""
-        self._policy, self._inner = parts.policy, parts.router
-        return dataclasses.replace(parts, router=self)
-
-    def temperature(self, mode: str) -> float:
-        """What lite's logits are divided by in ``mode``."""
-        return self._policy.modes[mode].temperature
-
-    def skip(self, mode: str) -> str | None:
-        """Nothing is skipped."""
-        return None
-
-    def reset(self) -> None:
-        """It has no memory."""
-
-    def thresholds(self, mode: str) -> Sequence[float]:
-        """Those that were fixed for ``mode`` before, from careful to bold."""
-        return self._policy.modes[mode].thresholds or THRESHOLDS
-
-    def judge(
-        self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
-    ) -> Verdict:
-        """Write down what the router says of ``logits`` [classes], and ask full too."""
-        verdict = self._inner.judge(mode, logits, learned)
-        self.best = int(verdict.probabilities.argmax())
-        self.score = verdict.score
-        return dataclasses.replace(verdict, keep=False)
-
-
-def hear(  # noqa: PLR0913 - who listens to whom, on what
-    model: FusedModel,
-    listener: Listener,
-    data: Recording,
-    rows: Sequence[int],
-    mode: str,
-    on_progress: Progress,
-) -> Heard:
-    """What the tiers of ``model``, opened with ``listener``, say of ``rows`` in ``mode``."""
-    names, labels = mode.split("+"), model.bundle.labels
-    scores = np.zeros(len(rows))
-    lite_right, full_right = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
-    differs = np.zeros(len(rows), bool)
-    for number, row in enumerate(rows):
-        signals, truth = data.samples[row].signals, data.labels[row]
-        full = model.infer(Sample({name: signals[name] for name in names})).label
-        lite = labels[listener.best]
-        full_right[number], lite_right[number] = full == truth, lite == truth
-        differs[number] = lite != full
-        scores[number] = listener.score
-        on_progress(mode, number + 1, len(rows))
-    return Heard(scores, lite_right, full_right, differs)
-
-
 def _file(path: Path) -> Moments:
     return lambda bundle: read_recording(path, bundle.inputs, bundle.labels)
 
@@ -310,17 +225,16 @@ def _climb(
     goals: Sequence[int],
 ) -> tuple[RungOutcome, ...]:
     """What comes of each of ``epsilons``; ``delta`` is of all of them together."""
-    certified = certify_ladder(
-        heard.scores, heard.regrets, grid, epsilons=epsilons, delta=delta
-    )
+    losing = heard.losing_scores()
+    certified = certify_ladder(losing, losing > 0, grid, epsilons=epsilons, delta=delta)
     rungs = []
     for found, goal in zip(certified, goals):
         threshold = found.threshold
         if threshold is None:
             rungs.append(_failed(found, goal))
             continue
-        keeps = heard.scores >= threshold
-        differ = int(np.count_nonzero(heard.differs & keeps))
+        keeps, _, differs = heard.above(threshold)
+        differ = int(np.count_nonzero(differs))
         rung = Rung(
             epsilon=found.epsilon,
             threshold=threshold,

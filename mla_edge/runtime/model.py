@@ -17,6 +17,7 @@ from mla_edge.runtime.change import Memory
 from mla_edge.runtime.deadline import Deadline
 from mla_edge.runtime.routing import (
     ALARM,
+    ALONE,
     DEADLINE,
     ESCALATED,
     LITE_CONFIDENT,
@@ -26,11 +27,12 @@ from mla_edge.runtime.routing import (
     Verdict,
     softmax,
 )
-from mla_edge.runtime.wiring import LOGITS, check_engines
+from mla_edge.runtime.wiring import LOGITS, check_engines, check_solos
 from mla_edge.signals import GATE, SCORE, Prediction, Sample, Tensors, attention_of
 
 Clock = Callable[[], float]
-Preprocess = Callable[[Sample], Tensors]
+Preprocess = Callable[..., Tensors]
+"""As ``preprocess.Preprocessor``: of a sample, and of the inputs that are filled already."""
 
 
 class FusedModel:
@@ -71,6 +73,7 @@ class FusedModel:
         self._pending: Callable[[], None] | None = None  # an audit
         self._tiers = bundle.tiers
         self._engines = [engines[tier.name] for tier in bundle.tiers]
+        self._solos = check_solos(bundle, engines)
         self._router = router
         self._preprocess = preprocess
         self._sources = check_engines(bundle, self._engines)
@@ -95,10 +98,9 @@ class FusedModel:
         known = self._memory.recall(mode, sample) if self._memory is not None else None
         if known is not None:
             return self._again(*known, sample, times, clock, start)
-        tensors = dict(self._preprocess(sample))
         answers: dict[int, Tensors] = {}
-        tier, reason, probabilities = self._decide(
-            mode, tensors, answers, min(times.values()), clock
+        tier, reason, probabilities, tensors = self._route(
+            mode, sample, answers, min(times.values()), clock
         )
         best = int(probabilities.argmax())
         now_s = clock()
@@ -116,12 +118,12 @@ class FusedModel:
             certificate=self._certified.get(mode) if reason != DEADLINE else None,
             degraded=self._degraded(mode, reason),
             probabilities=probabilities,
-            shown=_shown(answers[tier]) if self.shows else None,
+            shown=_shown(answers.get(tier, {})) if self.shows else None,
         )
         if self._memory is not None:
             self._memory.keep(made if reason != DEADLINE else None)
         if tier < len(self._tiers) - 1 and reason != DEADLINE:
-            self._audit(mode, best, lambda: tensors, answers)
+            self._audit(mode, best, tensors, answers)
         return made
 
     def settle(self) -> None:
@@ -142,7 +144,7 @@ class FusedModel:
 
     def close(self) -> None:
         """Free the engines; safe to call twice."""
-        for engine in self._engines:
+        for engine in (*self._engines, *self._solos.values()):
             engine.close()
 
     def __enter__(self) -> FusedModel:
@@ -205,20 +207,45 @@ class FusedModel:
         alarmed = self.auditor is not None and mode in self.auditor.alarms
         return (ALARM,) * alarmed + (DEADLINE,) * (reason == DEADLINE)
 
-    def _decide(
+    def _route(
         self,
         mode: str,
+        sample: Sample,
+        answers: dict[int, Tensors],
+        captured_s: float,
+        clock: Clock,
+    ) -> tuple[int, str, np.ndarray, Callable[[], Tensors]]:
+        """The tier that answers, why, its probabilities [classes], and how to get the tensors.
+
+        ``answers`` gets the outputs of each tier that was run.
+        """
+        why = self._router.skip(mode) if len(self._tiers) > 1 else SINGLE_TIER
+        asked = self._router.solo(mode) if why is None and self._solos else None
+        if asked not in self._solos:
+            tensors = dict(self._preprocess(sample))
+        else:
+            alone = self._preprocess(Sample({asked: sample.signals[asked]}))
+            outputs = self._solos[asked].run({asked: alone[asked]})
+            verdict = self._router.judge_solo(mode, _finite(outputs[LOGITS][0], asked))
+            if verdict.keep:
+                return 0, ALONE, verdict.probabilities, lambda: dict(self._preprocess(sample))
+            tensors = dict(self._preprocess(sample, (asked,)))
+        tier, reason, probabilities = self._decide(
+            mode, why, tensors, answers, captured_s, clock
+        )
+        return tier, reason, probabilities, lambda: tensors
+
+    def _decide(  # noqa: PLR0913 - what it decides on, and what is known of that
+        self,
+        mode: str,
+        why: str | None,
         tensors: Tensors,
         answers: dict[int, Tensors],
         captured_s: float,
         clock: Clock,
     ) -> tuple[int, str, np.ndarray]:
-        """The tier that answers, why it does, and its probabilities [classes].
-
-        ``answers`` gets the outputs of each tier that was run.
-        """
+        """As ``_route``; ``why`` the last tier is to be asked at once, if it is."""
         last = len(self._tiers) - 1
-        why = self._router.skip(mode) if last else SINGLE_TIER
         cheap: Verdict | None = None
         tier = 0
         for tier in range(last if why is None else 0):
@@ -266,12 +293,16 @@ class FusedModel:
             taken_ms = (clock() - began) * 1e3
             self.deadline.observe(self._tiers[tier].name, taken_ms)
         logits: np.ndarray = answers[tier][LOGITS][0]
-        if not np.isfinite(logits).all():
-            raise InferenceError(
-                f"tier {self._tiers[tier].name!r} gave values that are not finite",
-                hint="prove the bundle: mla-edge verify",
-            )
-        return logits
+        return _finite(logits, self._tiers[tier].name)
+
+
+def _finite(logits: np.ndarray, tier: str) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise InferenceError(
+            f"tier {tier!r} gave values that are not finite",
+            hint="prove the bundle: mla-edge verify",
+        )
+    return logits
 
 
 def _shown(outputs: Tensors) -> Tensors:

@@ -9,9 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from mla_edge.bundle import LEARNED, ModePolicy, RouterPolicy
+from mla_edge.errors import ConfigError
 
 SINGLE_TIER = "single-tier"
 LITE_CONFIDENT = "lite-confident"
+ALONE = "one-modality"  # lite was sure of one input, and did not look at the others
 ESCALATED = "escalated"
 UNKNOWN_MODE = "unknown-mode"
 FULL_ONLY = "full-only"
@@ -43,6 +45,14 @@ class Router(Protocol):
 
     def skip(self, mode: str) -> str | None:
         """Why the last tier answers in ``mode`` without asking a cheaper one; None: ask it."""
+        ...
+
+    def solo(self, mode: str) -> str | None:
+        """The input that is asked alone first in ``mode``, where lite is not skipped."""
+        ...
+
+    def judge_solo(self, mode: str, logits: np.ndarray) -> Verdict:
+        """Whether what was asked alone is sure enough; logits [classes]."""
         ...
 
     def judge(
@@ -100,6 +110,23 @@ class CascadeRouter:
             return FULL_ONLY
         return LITE_SKIPPED if self._states[mode].skip() else None
 
+    def solo(self, mode: str) -> str | None:
+        """As the policy says; nothing is asked alone while the mode is escalated."""
+        policy = self._modes.get(mode)
+        if policy is None or policy.solo is None or self._states[mode].escalated:
+            return None
+        return policy.solo.input
+
+    def judge_solo(self, mode: str, logits: np.ndarray) -> Verdict:
+        """Compare the confidence of ``logits`` [classes] with both thresholds."""
+        policy = self._modes[mode]
+        if policy.solo is None:
+            raise ConfigError(f"nothing is asked alone in mode {mode}", hint="ask `solo` first")
+        probabilities = softmax(logits, policy.solo.temperature)
+        score = float(probabilities.max())
+        wanted = max(policy.threshold, policy.solo.threshold)
+        return Verdict(score >= wanted, probabilities, score=score)
+
     def judge(
         self, mode: str, logits: np.ndarray, learned: np.ndarray | None = None
     ) -> Verdict:
@@ -121,7 +148,7 @@ class _State:
 
     def __init__(self, dwell: int) -> None:
         self._dwell = dwell
-        self._escalated = False
+        self.escalated = False
         self._calm = 0  # how sure lite has been since, in ticks that were barely so
         self._unsure = 0  # ticks in a row
         self._skips = 0  # ticks that lite is still to miss
@@ -134,18 +161,18 @@ class _State:
     def judge(self, score: float, threshold: float) -> str:
         """Why lite is not kept; empty: it is."""
         if not score >= threshold:  # nor is one that is not a number
-            self._escalated, self._calm = True, 0
+            self.escalated, self._calm = True, 0
             self._unsure += 1
             if self._dwell and self._unsure >= _SKIP_AFTER:
                 self._skips = _SKIPS + 1
             return ESCALATED
         self._unsure = 0
-        if self._escalated and self._dwell:
+        if self.escalated and self._dwell:
             very_sure = score >= (1 + threshold) / 2
             self._calm += _BARELY if very_sure else 1
             if self._calm < self._dwell * _BARELY:
                 return DWELL
-        self._escalated = False
+        self.escalated = False
         return ""
 
 

@@ -36,6 +36,27 @@ def check_engines(bundle: Bundle, engines: Sequence[Engine]) -> list[dict[str, i
     return plan
 
 
+def check_solos(bundle: Bundle, engines: Mapping[str, Engine]) -> dict[str, Engine]:
+    """The engines that take one input alone, by its name; those that are not open are left out.
+
+    BundleError says where a graph does not fit.
+    """
+    shapes = {spec.name: spec.shape for spec in bundle.inputs}
+    solos = {}
+    for graph, name in bundle.solos.items():
+        engine = engines.get(graph)
+        if engine is None:
+            continue
+        problem = _misfit(Tier(graph, (name,), (LOGITS,)), engine, shapes, len(bundle.labels))
+        if problem:
+            raise BundleError(
+                f"{bundle.folder}: {graph!r}: its graph {problem}",
+                hint="export the bundle again: mla-edge export",
+            )
+        solos[name] = engine
+    return solos
+
+
 def _misfit(
     tier: Tier, engine: Engine, shapes: Mapping[str, tuple[int, ...]], labels: int
 ) -> str | None:

@@ -8,6 +8,7 @@ const REASONS = {
   "single-tier": "is the only tier",
   "unknown-mode": "answers alone: no threshold is known for these modalities",
   "full-only": "answers alone: no threshold holds for these modalities",
+  "one-modality": "was sure of one input, and did not look at the others",
   "dwell": "answers on: a cheaper tier is sure again, but not for long enough",
   "lite-skipped": "was asked at once: a cheaper tier was unsure time and again",
   "unchanged": "said so before, and nothing has changed since",
