@@ -19,7 +19,7 @@ For each mode:
 * **certified** at each epsilon: by one half of the units and measured on the other, where a
   half is enough for --epsilon; otherwise by all units, on which it is measured too. Where even
   all are too few, how many are missing.
-* **score**: where lite's confidence, and the learned score if the bundle routes by one, lie
+* **score**: where lite's confidence, and the learned score if the bundle routes by one, lies
   between chance (0) and the oracle (1), by areas under accuracy against the share that goes on
   to full.
 * **resplits**: certified on random halves of the units, how often all units, or the other
@@ -46,6 +46,7 @@ from routing_baselines import (
     Switch,
     Thresholds,
     always,
+    plain,
     static_mix,
 )
 from routing_baselines import measure as measure_routers
@@ -74,20 +75,20 @@ class Bench:
 
     model: FusedModel
     switch: Switch
-    ears: dict[str, tuple[FusedModel, Listener]]
+    ears: dict[bool, tuple[FusedModel, Listener]]  # True: of confidence, whatever routes
     world: World
     args: argparse.Namespace
 
     def hear(self, data: Recording, mode: str, by: str) -> Heard:
         """What both tiers say of all of ``data``, with lite's score ``by``."""
-        model, listener = self.ears[by]
+        model, listener = self.ears[by == CONFIDENCE]
         return hear(model, listener, data, range(len(data.samples)), mode, lambda *_: None)
 
     def scores(self, mode: str) -> dict[str, ModePolicy]:
-        """The scores that can route in ``mode``; the last is the one that does."""
+        """Confidence, and last the bundle's way to score in ``mode``, if that is another."""
         chosen = self.model.bundle.policy.modes[mode]
-        found = {CONFIDENCE: replace(chosen, score=CONFIDENCE, thresholds=())}
-        return {**found, chosen.score: chosen}
+        first = f", {chosen.solo.input} alone first" if chosen.solo else ""
+        return {CONFIDENCE: plain(chosen), f"{chosen.score}{first}": chosen}
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def measure(bench: Bench, mode: str) -> dict[str, Any]:
         "certified_by": len(proving),
         "measured_on": "the other half" if halves else "the same units",
         "epsilon": main,
-        "routes_by": own.chosen.score,
+        "routes_by": list(parts)[-1],
         "score": {by: score(of.heard) for by, of in evidences.items()},
         "oracle_accuracy": float(np.mean(heard.lite_right | heard.full_right)),
         **_ways(bench, mode, data, rows, parts, main),
@@ -235,14 +236,14 @@ def levels(bench: Bench, mode: str, router: Router) -> list[dict[str, float]]:
 
 
 @contextmanager
-def listening(folder: Path, by: str) -> Iterator[tuple[FusedModel, Listener]]:
-    """A model whose lite tier is scored ``by`` confidence, or as its policy says."""
+def listening(folder: Path, is_plain: bool) -> Iterator[tuple[FusedModel, Listener]]:
+    """A model whose lite tier is scored by confidence, or as its policy says."""
     listener = Listener(RouterPolicy({}))
 
     def instrument(parts: Parts) -> Parts:
         policy = parts.policy
-        if by == CONFIDENCE:
-            modes = {mode: replace(p, score=by) for mode, p in policy.modes.items()}
+        if is_plain:
+            modes = {mode: plain(chosen) for mode, chosen in policy.modes.items()}
             policy = replace(policy, modes=modes)
         return listener.hear(replace(parts, policy=policy, router=CascadeRouter(policy)))
 
@@ -332,11 +333,9 @@ def main() -> int:
             model = stack.enter_context(
                 open_model(folder, threads=1, instrument=switch.instrument)
             )
-            modes = args.mode or world.modes
-            used = {CONFIDENCE, *(model.bundle.policy.modes[mode].score for mode in modes)}
-            ears = {by: stack.enter_context(listening(folder, by)) for by in used}
+            ears = {by: stack.enter_context(listening(folder, by)) for by in (True, False)}
             bench = Bench(model, switch, ears, world, args)
-            result = {mode: measure(bench, mode) for mode in modes}
+            result = {mode: measure(bench, mode) for mode in args.mode or world.modes}
     except MlaEdgeError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code

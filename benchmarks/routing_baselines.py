@@ -43,8 +43,17 @@ class Switch:
         """What ``router`` says."""
         return self.router.judge(mode, *answer)
 
+    def solo(self, mode: str) -> str | None:
+        """What ``router`` says."""
+        return self.router.solo(mode)
+
+    def judge_solo(self, mode: str, logits: np.ndarray) -> Verdict:
+        """What ``router`` says."""
+        return self.router.judge_solo(mode, logits)
+
     def reset(self) -> None:
-        """Each moment stands by itself: nothing is remembered."""
+        """What came before has nothing to do with what comes next."""
+        self.router.reset()
 
 
 class Thresholds(CascadeRouter):
@@ -55,6 +64,11 @@ class Thresholds(CascadeRouter):
         super().__init__(RouterPolicy({mode: replace(chosen, threshold=threshold)}))
 
 
+def plain(chosen: ModePolicy) -> ModePolicy:
+    """Routing by the confidence of lite alone, whatever ``chosen`` does."""
+    return ModePolicy(chosen.temperature, chosen.threshold)
+
+
 class Beforehand(Thresholds):
     """Full alone for a share of the moments, lite alone for the others, whatever they show."""
 
@@ -62,7 +76,7 @@ class Beforehand(Thresholds):
         self, mode: str, chosen: ModePolicy, share: float, rng: np.random.Generator | None
     ) -> None:
         """By chance with ``rng``, otherwise in turns."""
-        super().__init__(mode, chosen, ALWAYS)
+        super().__init__(mode, plain(chosen), ALWAYS)
         self._share, self._rng, self._owed = share, rng, 0.0
 
     def skip(self, mode: str) -> str | None:
@@ -81,7 +95,7 @@ class Oracle(Thresholds):
 
     def __init__(self, mode: str, chosen: ModePolicy, regrets: np.ndarray) -> None:
         """``regrets`` [rows] are those moments."""
-        super().__init__(mode, chosen, 1.0)
+        super().__init__(mode, plain(chosen), 1.0)
         self._regrets = regrets
         self.row = 0  # that is being decided
 
@@ -143,6 +157,7 @@ def measure(
             for row in turn:
                 if knows is not None:
                     knows.row = row
+                model.reset()
                 said.append(model.infer(data.samples[row]))
             seconds[name] += time.process_time() - began
             right[name] += [p.label == data.labels[row] for p, row in zip(said, turn)]
@@ -161,8 +176,8 @@ def measure(
 def always(mode: str, chosen: ModePolicy) -> dict[str, Router]:
     """Both tiers alone."""
     return {
-        FULL: Thresholds(mode, chosen, NEVER),
-        LITE: Thresholds(mode, chosen, ALWAYS),
+        FULL: Thresholds(mode, plain(chosen), NEVER),
+        LITE: Thresholds(mode, plain(chosen), ALWAYS),
     }
 
 

@@ -49,11 +49,10 @@ class Evidence:
 
     def certify(self, members: np.ndarray, epsilon: float, delta: float) -> float | None:
         """The boldest threshold that holds on ``members``, looked at in that order."""
-        scores, regrets = self.heard.scores, self.heard.regrets
         if self.is_single:
-            rows = self.rows_of(members)
+            losing = self.heard.losing_scores()[self.rows_of(members)]
             return certify_threshold(
-                scores[rows], regrets[rows], self.grid, epsilon=epsilon, delta=delta
+                losing, losing > 0, self.grid, epsilon=epsilon, delta=delta
             ).threshold
         losses = self.losses()[:, np.searchsorted(self.members, members)]
         found = certify_policy(losses, epsilon=epsilon, delta=delta)
@@ -63,7 +62,8 @@ class Evidence:
         """Mean loss of each unit at each threshold, [thresholds, units]."""
         number = np.searchsorted(self.members, self.units)
         counts = np.bincount(number)
-        lost = self.heard.regrets & (self.heard.scores >= np.array(self.grid)[:, None])
+        losing = self.heard.losing_scores()
+        lost = (losing > 0) & (losing >= np.array(self.grid)[:, None])
         return np.stack([np.bincount(number, row) / counts for row in lost.astype(float)])
 
     def fewest(self, epsilon: float, delta: float) -> int:
@@ -111,15 +111,14 @@ def resplit(evidence: Evidence, epsilon: float, delta: float, splits: int) -> di
     if least > epsilon:
         used = round(_ROOM * least, 3)
     rng = np.random.default_rng(0)
-    scores, regrets = evidence.heard.scores, evidence.heard.regrets
     kept, lost, lost_of_all, none = [], [], [], 0
     for _ in range(splits):
         order = rng.permutation(members)
         found = evidence.certify(order[:half], used, delta)
         none += found is None
         rows = evidence.rows_of(order[half:])
-        spoils = regrets & (scores >= (np.inf if found is None else found))
-        kept.append(0.0 if found is None else float(np.mean(scores[rows] >= found)))
+        keeps, spoils, _ = evidence.heard.above(np.inf if found is None else found)
+        kept.append(float(np.mean(keeps[rows])))
         lost.append(float(np.mean(spoils[rows])))
         lost_of_all.append(float(np.mean(spoils)))
     return {

@@ -18,10 +18,6 @@ _COLOURS = {
     "oracle": "#7a4fa3",
     "confidence certified": "#7fb3d5",
 }
-_LINES = {
-    "confidence": 'stroke="#7fb3d5" stroke-width="2"',
-    "learned": 'stroke="#1d6fa5" stroke-width="2"',
-}
 
 
 def draw(result: Mapping[str, Mapping[str, Any]], title: str) -> str:
@@ -44,7 +40,7 @@ def draw(result: Mapping[str, Mapping[str, Any]], title: str) -> str:
         lines += _panel(number * _PANEL, mode, found)
     entries = [
         *(f'<circle cx="8" cy="-4" r="5" fill="{_colour(name)}"/>' for name in names),
-        *(f'<path d="M0 -4H16" {_LINES[by]}/>' for by in lines_of),
+        *(f'<path d="M0 -4H16" {_line(by)}/>' for by in lines_of),
         '<path d="M0 -4H16" stroke="#999" stroke-dasharray="4 3"/>',
     ]
     for number, (entry, name) in enumerate(
@@ -67,6 +63,10 @@ def _shown(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
 
 def _colour(name: str) -> str:
     return next(colour for begin, colour in _COLOURS.items() if name.startswith(begin))
+
+
+def _line(by: str) -> str:
+    return f'stroke="{"#7fb3d5" if by == "confidence" else "#1d6fa5"}" stroke-width="2"'
 
 
 def _panel(left: float, mode: str, found: Mapping[str, Any]) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _panel(left: float, mode: str, found: Mapping[str, Any]) -> Iterator[str]:
     )
     for chosen, style in (
         ([ways["always lite"], ways["always full"]], 'stroke="#999" stroke-dasharray="4 3"'),
-        *((curve, _LINES[by]) for by, curve in curves.items()),
+        *((curve, _line(by)) for by, curve in curves.items()),
     ):
         path = " ".join(f"{x(p)},{y(100 * p['accuracy'])}" for p in chosen)
         yield f'<polyline points="{path}" fill="none" {style}/>'
