@@ -5,16 +5,23 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper, save_model
 
-from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy, sha256_of
-from mla_edge.signals import PRESENT, Tier
+from mla_edge.bundle import LEARNED, Bundle, ModePolicy, RouterPolicy, sha256_of
+from mla_edge.signals import PRESENT, SCORE, Tier
 
 
-def make_linear_bundle(folder, network, inputs, labels, threshold=0.5):
-    """Logits are the mean of each signal times random numbers, others in each tier."""
+def make_linear_bundle(folder, network, inputs, labels, *, learned=False):
+    """Logits are the mean of each signal times random numbers, others in each tier.
+
+    With ``learned`` lite gives a score too, by which all modes route.
+    """
     (folder / "graphs").mkdir(parents=True)
     names = [spec.name for spec in inputs]
-    tiers = [Tier(name, (*names, PRESENT), ("logits",)) for name in ("lite", "full")]
+    given = {"lite": ("logits", SCORE) if learned else ("logits",), "full": ("logits",)}
+    tiers = [Tier(name, (*names, PRESENT), outputs) for name, outputs in given.items()]
     modes = ("+".join(names), *names)
+    mode_policy = ModePolicy(1.0, 0.5)
+    if learned:
+        mode_policy = ModePolicy(1.0, 0.5, LEARNED, (0.9, 0.6, 0.5, 0.4))
     bundle = Bundle(
         folder=folder,
         name=f"{network}-host",
@@ -23,21 +30,21 @@ def make_linear_bundle(folder, network, inputs, labels, threshold=0.5):
         labels=tuple(labels),
         inputs=tuple(inputs),
         tiers=tuple(tiers),
-        policy=RouterPolicy({mode: ModePolicy(1.0, threshold) for mode in modes}),
+        policy=RouterPolicy(dict.fromkeys(modes, mode_policy)),
         created="2026-01-01T00:00:00Z",
         provenance={},
         files={},
     )
     graphs = {bundle.graph(t.name, cpu=cpu): n for n, t in enumerate(tiers) for cpu in (0, 1)}
     for path, number in graphs.items():
-        _write(path, inputs, len(labels), np.random.default_rng(number))
+        _write(path, inputs, len(labels), tiers[number], np.random.default_rng(number))
     files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in graphs}
     bundle = replace(bundle, files=files)
     bundle.write()
     return folder
 
 
-def _write(path, inputs, classes, rng):
+def _write(path, inputs, classes, tier, rng):
     node = helper.make_node
     constants = {"whole": np.array([1, 1])}
     nodes = []
@@ -57,6 +64,13 @@ def _write(path, inputs, classes, rng):
             node("MatMul", [f"seen_{number}", f"weights_{number}"], [f"logits_{number}"]),
         ]
     nodes.append(node("Sum", [f"logits_{n}" for n in range(len(inputs))], ["logits"]))
+    shapes = {"logits": (1, classes), SCORE: (1, 1)}
+    if SCORE in tier.outputs:
+        nodes += [
+            node("Sigmoid", ["logits"], ["odds"]),
+            node("ReduceMean", ["odds"], ["odd"], keepdims=0),
+            node("Reshape", ["odd", "whole"], [SCORE]),
+        ]
 
     def tensor(name, shape):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
@@ -65,7 +79,7 @@ def _write(path, inputs, classes, rng):
         nodes,
         path.stem,
         [*(tensor(s.name, s.shape) for s in inputs), tensor(PRESENT, (1, len(inputs)))],
-        [tensor("logits", (1, classes))],
+        [tensor(name, shapes[name]) for name in tier.outputs],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -115,6 +115,19 @@ def test_the_words_of_a_clip_are_one_unit(measure):
     check_ways(found["ways"])
 
 
+def test_a_learned_score_is_held_against_confidence(measure, tmp_path):
+    bundle = make_linear_bundle(
+        tmp_path / "learned", "digits", digits.INPUTS, digits.LABELS, learned=True
+    )
+    words = ("--bundle", str(bundle), "--mode", "image", "--picture", str(tmp_path / "x.svg"))
+    found = measure("digits", *words)["image"]
+    assert found["routes_by"] == "learned"
+    assert list(found["score"]) == list(found["curves"]) == ["confidence", "learned"]
+    main = f"certified at {found['epsilon']:.1%}"
+    assert {main, f"confidence {main}"} < set(found["ways"])
+    assert {row["threshold"] for row in found["certified"]} <= {None, 0.9, 0.6, 0.5, 0.4}
+
+
 def test_a_bundle_that_is_missing_is_said(programs, prepared, monkeypatch, capsys):
     data, _ = prepared("digits")
     words = ["--data", str(data), "--bundle", str(data / "none")]
