@@ -42,6 +42,8 @@ bench: $(TEST_READY)
 	$(BIN)/python benchmarks/overhead.py bundles/digits-host
 	$(BIN)/python benchmarks/speed.py bundles/digits-host --data "$(DATA)"
 	$(BIN)/python benchmarks/digits.py --data "$(DATA)" --bundle bundles/digits-host
+	$(BIN)/python benchmarks/routing.py --network digits --data "$(DATA)"
+	$(BIN)/python benchmarks/routing_stream.py
 
 docs: $(TEST_READY)
 	$(BIN)/python scripts/render_docs.py

@@ -1,24 +1,30 @@
-"""What routing between lite and full gains and loses on real digits, and what certifies it.
+"""What routing between lite and full gains and loses on real moments, and what certifies it.
 
-    python benchmarks/routing.py BUNDLE --data DIR [--epsilon 0.01] [--splits 100] [--json]
+    python benchmarks/routing.py --network digits|commands --data DIR [--bundle DIR] [--json]
 
-Moments are made of pictures and recordings that training never saw, each used once: a unit is a
-handwritten picture (camera), or a take of a speaker (microphone, both). Each moment is worn as
-in the training: light, clutter, blur and covers; sound at -10 to 30 dB. BUNDLE should be an
-export without --data, so that the moments chose nothing in it either.
+Moments are made of pictures, recordings and clips that training never saw, with sound at -10 to
+30 dB. What belongs together is one unit: a handwritten picture, a take of a speaker, a clip
+with its six words. The bundle of ``digits`` should be an export without --data, so that the
+moments chose nothing in it either; the one of ``commands`` needs the folder, whose test clips
+choose nothing.
 
-Three things come of it for each mode:
+For each mode:
 
-* **baselines**: accuracy and processor time of lite alone, full alone, the bundle's own router
-  and the certified one, whole decisions through the runtime, processor time by the operating
-  system's account, one thread; in turns of 50 moments, so that all see the same machine;
-* **score**: the area between the accuracy-cost curve of lite's confidence and that of choosing
-  at random, over the same area of an oracle that asks full only where that helps (1 is the
-  oracle, 0 is chance);
-* **certificate**: over random halves, one half certifies and the other is watched: the share of
-  the decisions that lite keeps, and how often the other half loses more than epsilon. That half
-  is a sample as well, so a threshold that just holds is above epsilon there now and then. The
-  smallest epsilon that so many units allow is taken where the given one is smaller.
+* **ways to choose**: accuracy, share of full and processor time (by the operating system's
+  account, one thread) of both tiers alone, the bundle's own router, the certified one, the same
+  share of full by chance and in turns, and an oracle that asks full only where that helps;
+  whole decisions through the runtime, in turns of 50. Where a learned score routes, what
+  confidence certifies stands beside it. The static mix is the best that does not look at the
+  cost of the certified one: the bundle has no other network, so it is lite and full in turns.
+* **certified** at each epsilon: by one half of the units and measured on the other, where a
+  half is enough for --epsilon; otherwise by all units, on which it is measured too. Where even
+  all are too few, how many are missing.
+* **score**: where lite's confidence, and the learned score if the bundle routes by one, lies
+  between chance (0) and the oracle (1), by areas under accuracy against the share that goes on
+  to full.
+* **resplits**: certified on random halves of the units, how often all units, or the other
+  half, lose more than epsilon.
+* **levels**: accuracy at each level of noise, as certified. These are the same units again.
 """
 
 from __future__ import annotations
@@ -26,255 +32,319 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
+from routing_baselines import (
+    FULL,
+    Beforehand,
+    Oracle,
+    Switch,
+    Thresholds,
+    always,
+    plain,
+    static_mix,
+)
+from routing_baselines import measure as measure_routers
+from routing_certificate import Evidence, resplit, score
+from routing_moments import LEVELS_DB, World, open_world
+from routing_picture import draw
 
-from mla_edge.bundle import ModePolicy, RouterPolicy
-from mla_edge.certify import THRESHOLDS, certify_threshold, fewest_units
+from mla_edge.bundle import CONFIDENCE, ModePolicy, RouterPolicy, write_atomically
+from mla_edge.certify import THRESHOLDS
 from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.policy import NEVER
-from mla_edge.networks.digits_data import (
-    RATE_HZ,
-    SIZE,
-    DigitsData,
-    DigitsMaker,
-    place,
-)
-from mla_edge.networks.sound_wear import add_noise
 from mla_edge.recordings import Recording
 from mla_edge.runtime.listening import Heard, Listener, hear
-from mla_edge.runtime.loading import open_model
+from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.model import FusedModel
-from mla_edge.runtime.routing import CascadeRouter
-from mla_edge.signals import Frame, Sample, Signal, Sound
-from mla_edge.simulator.scene import compose, degrade
+from mla_edge.runtime.routing import CascadeRouter, Router
 
-TURN = 50
-MODES = ("image", "audio", "image+audio")
-
-
-def moments(data: DigitsData, mode: str, rng: np.random.Generator) -> Recording:
-    """A moment for each unit of ``mode``, worn; takes meet pictures of their digit in turn."""
-    maker = DigitsMaker(data, "test")
-    pictures = {d: [] for d in range(10)}  # type: dict[int, list[np.ndarray]]
-    for split in ("tune", "test"):
-        for ink, digit in zip(*data.pictures[split]):
-            pictures[int(digit)].append(ink)
-    clips = {d: data.recordings["tune"][d] + data.recordings["test"][d] for d in range(10)}
-    samples, labels = [], []
-    for digit in range(10):
-        for turn in range(len(pictures[digit]) if mode == "image" else len(clips[digit])):
-            signals: dict[str, Signal] = {}
-            if "image" in mode:
-                ink = pictures[digit][turn % len(pictures[digit])].astype(np.float32) / 255
-                signals["image"] = Frame(_worn(ink, rng), 0.0)
-            if "audio" in mode:
-                sound = place(clips[digit][turn], rng)
-                noisy = add_noise(sound, maker.noise(rng), float(rng.uniform(-10, 30)))
-                noisy = noisy / max(1.0, float(np.abs(noisy).max()))
-                signals["audio"] = Sound(noisy.astype(np.float32), RATE_HZ, 0.0)
-            samples.append(Sample(signals))
-            labels.append(str(digit))
-    order = rng.permutation(len(samples))
-    return Recording(
-        tuple(samples[i] for i in order),
-        tuple(labels[i] for i in order),
-        np.arange(len(samples)),
-        told_units=True,
-        sha256="",
-    )
+EPSILONS = (0.005, 0.01, 0.02, 0.04, 0.05)
+SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)  # of full, along the curve
+CERTIFIED = "certified"
 
 
-def _worn(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    picture = compose(rng, ink, SIZE, SIZE, level=float(rng.uniform(0.1, 1)))
-    wear = rng.random()
-    if wear < 0.12:
-        return degrade(picture, rng, blur_px=float(rng.uniform(0.5, 3)))
-    if wear < 0.24:
-        return degrade(picture, rng, occlude=float(rng.uniform(0.1, 0.55)))
-    return picture
+@dataclass
+class Bench:
+    """The model that routes, who routes in it, and who listens to each score."""
+
+    model: FusedModel
+    switch: Switch
+    ears: dict[bool, tuple[FusedModel, Listener]]  # True: of confidence, whatever routes
+    world: World
+    args: argparse.Namespace
+
+    def hear(self, data: Recording, mode: str, by: str) -> Heard:
+        """What both tiers say of all of ``data``, with lite's score ``by``."""
+        model, listener = self.ears[by == CONFIDENCE]
+        return hear(model, listener, data, range(len(data.samples)), mode, lambda *_: None)
+
+    def scores(self, mode: str) -> dict[str, ModePolicy]:
+        """Confidence, and last the bundle's way to score in ``mode``, if that is another."""
+        chosen = self.model.bundle.policy.modes[mode]
+        first = f", {chosen.solo.input} alone first" if chosen.solo else ""
+        return {CONFIDENCE: plain(chosen), f"{chosen.score}{first}": chosen}
 
 
-def score(heard: Heard) -> float | None:
-    """(area of confidence - area of chance) / (area of the oracle - area of chance).
+@dataclass(frozen=True)
+class Part:
+    """What one score certifies: a threshold (or None) by epsilon."""
 
-    Areas are under accuracy against the share that goes on to full. None: full never helps.
-    """
-    gains = heard.full_right.astype(int) - heard.lite_right.astype(int)
+    chosen: ModePolicy
+    evidence: Evidence
+    found: dict[float, float | None]
 
-    def area(order: np.ndarray) -> float:
-        curve = np.concatenate([[0.0], np.cumsum(gains[order])]) / len(gains)
-        return float(np.mean((curve[1:] + curve[:-1]) / 2))
-
-    chance = float(np.mean(gains)) / 2  # a straight line
-    oracle = area(np.argsort(-gains, kind="stable"))
-    if oracle <= chance:
-        return None
-    return (area(np.argsort(heard.scores, kind="stable")) - chance) / (oracle - chance)
+    def router(self, mode: str, epsilon: float) -> Thresholds:
+        """As certified."""
+        return Thresholds(mode, self.chosen, _threshold(self.found[epsilon]))
 
 
-def resplit(heard: Heard, epsilon: float, delta: float, splits: int) -> dict[str, Any]:
-    """Certify on random halves, and watch the other halves."""
-    count = len(heard.scores)
-    half = count // 2
-    allowed = 1 - delta ** (1 / half)  # with no loss at all
-    used = (
-        epsilon if fewest_units(epsilon, delta) <= half else float(np.ceil(1e3 * allowed)) / 1e3
-    )
-    rng = np.random.default_rng(0)
-    kept, lost, none = [], [], 0
-    for _ in range(splits):
-        order = rng.permutation(count)
-        one, other = order[:half], order[half:]
-        found = certify_threshold(
-            heard.scores[one], heard.regrets[one], THRESHOLDS, epsilon=used, delta=delta
-        )
-        none += found.threshold is None
-        keeps = heard.scores[other] >= (np.inf if found.threshold is None else found.threshold)
-        kept.append(float(np.mean(keeps)))
-        lost.append(float(np.mean(keeps & heard.regrets[other])))
-    return {
-        "epsilon": used,
-        "delta": delta,
-        "units_of_a_half": half,
-        "units_for_epsilon": fewest_units(epsilon, delta),
-        "nothing_certified": none / splits,
-        "kept_median": float(np.median(kept)),
-        "lost_median": float(np.median(lost)),
-        "other_half_above_epsilon": float(np.mean(np.array(lost) > used)),
-    }
-
-
-def timed(models: dict[str, FusedModel], data: Recording, rows: range) -> dict[str, Any]:
-    """Accuracy, share of full and processor milliseconds a decision of every model."""
-    seconds = dict.fromkeys(models, 0.0)
-    right = dict.fromkeys(models, 0)
-    full = dict.fromkeys(models, 0)
-    for model in models.values():
-        for row in range(5):
-            model.infer(data.samples[row])
-    for first in range(rows.start, rows.stop, TURN):
-        turn = range(first, min(first + TURN, rows.stop))
-        for name, model in models.items():
-            began = time.process_time()
-            said = [model.infer(data.samples[row]) for row in turn]
-            seconds[name] += time.process_time() - began
-            right[name] += sum(p.label == data.labels[row] for p, row in zip(said, turn))
-            full[name] += sum(p.tier == "full" for p in said)
-    ms = {name: 1e3 * spent / len(rows) for name, spent in seconds.items()}
-    return {
-        name: {
-            "accuracy": right[name] / len(rows),
-            "share_of_full": full[name] / len(rows),
-            "cpu_ms": ms[name],
-            "less_cpu_than_full": 1 - ms[name] / ms["always full"],
-        }
-        for name in models
-    }
-
-
-def measure(
-    folder: Path, data: DigitsData, args: argparse.Namespace, mode: str
-) -> dict[str, Any]:
+def measure(bench: Bench, mode: str) -> dict[str, Any]:
     """All figures of one mode."""
-    made = moments(data, mode, np.random.default_rng([args.seed, MODES.index(mode)]))
-    count, half = len(made.samples), len(made.samples) // 2
-    listener = Listener(RouterPolicy({}))
-    with open_model(folder, threads=1, instrument=listener.hear) as model:
-        policy = model.bundle.policy
-        heard = hear(model, listener, made, range(count), mode, lambda *_: None)
-    split = resplit(heard, args.epsilon, args.delta, args.splits)
-    certified = certify_threshold(
-        heard.scores[:half],
-        heard.regrets[:half],
-        THRESHOLDS,
-        epsilon=split["epsilon"],
-        delta=args.delta,
-    ).threshold
-    chosen = policy.modes[mode]
-    thresholds = {
-        "always full": NEVER,
-        "always lite": 0.0,
-        "as exported": chosen.threshold,
-        "certified": NEVER if certified is None else certified,
+    args, number = bench.args, bench.world.modes.index(mode)
+    rng = np.random.default_rng([args.seed, number])
+    data = bench.world.make(mode, rng, rows=args.rows)
+    scores = bench.scores(mode)
+    evidences = {
+        by: Evidence(bench.hear(data, mode, by), data.units, chosen.thresholds or THRESHOLDS)
+        for by, chosen in scores.items()
     }
-    models = {
-        name: open_model(folder, threads=1, instrument=_routes(mode, chosen, threshold))
-        for name, threshold in thresholds.items()
+    evidence = evidences[list(scores)[-1]]
+    order = rng.permutation(evidence.members)
+    halves = len(order) // 2 >= evidence.fewest(args.epsilon, args.delta)
+    proving = order[: len(order) // 2] if halves else order
+    watched = order[len(order) // 2 :] if halves else order
+    main = max(args.epsilon, evidence.least_epsilon(len(proving), args.delta))
+    epsilons = [
+        epsilon
+        for epsilon in sorted({*EPSILONS, main})
+        if evidence.fewest(epsilon, args.delta) <= len(proving)
+    ]
+    parts = {
+        by: Part(scores[by], of, {e: of.certify(proving, e, args.delta) for e in epsilons})
+        for by, of in evidences.items()
     }
-    try:
-        table = timed(models, made, range(half, count))
-    finally:
-        for each in models.values():
-            each.close()
-    return {
-        "units": count,
-        "score": score(heard),
+    heard, own = evidence.heard, list(parts.values())[-1]
+    rows = [int(row) for row in evidence.rows_of(watched)]
+    result: dict[str, Any] = {
+        "units": len(order),
+        "unit": bench.world.unit(mode),
+        "moments": len(data.samples),
+        "certified_by": len(proving),
+        "measured_on": "the other half" if halves else "the same units",
+        "epsilon": main,
+        "routes_by": list(parts)[-1],
+        "score": {by: score(of.heard) for by, of in evidences.items()},
         "oracle_accuracy": float(np.mean(heard.lite_right | heard.full_right)),
-        "thresholds": thresholds,
-        "on_the_other_half": table,
-        "certificate": split,
+        **_ways(bench, mode, data, rows, parts, main),
+        "missing": {
+            f"{epsilon:g}": evidence.fewest(epsilon, args.delta) - len(proving)
+            for epsilon in EPSILONS
+            if epsilon not in epsilons
+        },
+        "resplits": resplit(evidence, args.epsilon, args.delta, args.splits),
+    }
+    if "audio" in mode and not args.no_levels:
+        result["levels"] = levels(bench, mode, own.router(mode, main))
+    return result
+
+
+def _ways(  # noqa: PLR0913 - a mode, its moments and what they certify
+    bench: Bench,
+    mode: str,
+    data: Recording,
+    rows: list[int],
+    parts: dict[str, Part],
+    main: float,
+) -> dict[str, Any]:
+    """The table of the ways to choose, the certified costs, and the curves."""
+    own, heard = list(parts.values())[-1], list(parts.values())[-1].evidence.heard
+    measuring = partial(measure_routers, bench.model, bench.switch, data=data, rows=rows)
+    once = measuring({CERTIFIED: own.router(mode, main)}, least=len(rows))[CERTIFIED]
+    share, chance = once.share_of_full, np.random.default_rng(bench.args.seed)
+    ways = {
+        **always(mode, own.chosen),
+        "as exported": Thresholds(mode, own.chosen, own.chosen.threshold),
+        "random, equal share": Beforehand(mode, own.chosen, share, chance),
+        "periodic, equal share": Beforehand(mode, own.chosen, share, None),
+        "oracle": Oracle(mode, own.chosen, heard.regrets),
+        **{f"{CERTIFIED} at {e:.1%}": own.router(mode, e) for e in own.found},
+        **{
+            f"{by} {CERTIFIED} at {main:.1%}": part.router(mode, main)
+            for by, part in parts.items()
+            if part is not own
+        },
+    }
+    curves = {
+        f"{by} {asked}": Thresholds(
+            mode, part.chosen, float(np.quantile(part.evidence.heard.scores[rows], asked))
+        )
+        for by, part in parts.items()
+        for asked in SHARES
+    }
+    measured = measuring({**ways, **curves}, least=bench.args.decisions)
+    shown = {name: each.to_dict(measured[FULL].cpu_ms) for name, each in measured.items()}
+    mine = measured[f"{CERTIFIED} at {main:.1%}"]
+    full_right = heard.full_right[rows]
+    return {
+        "ways": {
+            **{name: shown[name] for name in ways},
+            "static mix, equal cost": {
+                "accuracy": static_mix(measured, mine.cpu_ms),
+                "cpu_ms": mine.cpu_ms,
+            },
+        },
+        CERTIFIED: [
+            {
+                "epsilon": epsilon,
+                "threshold": at,
+                "lost": float(np.mean(full_right & ~measured[name].right)),
+                **shown[name],
+            }
+            for epsilon, at in own.found.items()
+            for name in [f"{CERTIFIED} at {epsilon:.1%}"]
+        ],
+        "curves": {by: [shown[f"{by} {asked}"] for asked in SHARES] for by in parts},
     }
 
 
-def _routes(mode: str, chosen: ModePolicy, threshold: float) -> Any:
-    policy = RouterPolicy({mode: ModePolicy(chosen.temperature, threshold)})
+def levels(bench: Bench, mode: str, router: Router) -> list[dict[str, float]]:
+    """Accuracy at each level of noise: lite, full, and as ``router`` chooses."""
+    found = []
+    for number, level in enumerate(LEVELS_DB):
+        rng = np.random.default_rng([bench.args.seed, 100, number])
+        data = bench.world.make(mode, rng, rows=1, snr_db=level)
+        heard = bench.hear(data, mode, CONFIDENCE)
+        rows = range(len(data.samples))
+        routed = measure_routers(
+            bench.model, bench.switch, {"routed": router}, data=data, rows=rows, least=1
+        )["routed"]
+        found.append({
+            "snr_db": level,
+            "lite": float(np.mean(heard.lite_right)),
+            "full": float(np.mean(heard.full_right)),
+            "routed": routed.accuracy,
+            "oracle": float(np.mean(heard.lite_right | heard.full_right)),
+            "share_of_full": routed.share_of_full,
+        })  # fmt: skip
+    return found
 
-    def instrument(parts: Any) -> Any:
-        return type(parts)(parts.engines, CascadeRouter(policy), parts.preprocess, policy)
 
-    return instrument
+@contextmanager
+def listening(folder: Path, is_plain: bool) -> Iterator[tuple[FusedModel, Listener]]:
+    """A model whose lite tier is scored by confidence, or as its policy says."""
+    listener = Listener(RouterPolicy({}))
+
+    def instrument(parts: Parts) -> Parts:
+        policy = parts.policy
+        if is_plain:
+            modes = {mode: plain(chosen) for mode, chosen in policy.modes.items()}
+            policy = replace(policy, modes=modes)
+        return listener.hear(replace(parts, policy=policy, router=CascadeRouter(policy)))
+
+    with open_model(folder, threads=1, instrument=instrument) as model:
+        yield model, listener
+
+
+def _threshold(found: float | None) -> float:
+    return NEVER if found is None else found
 
 
 def words(mode: str, found: dict[str, Any]) -> list[str]:
-    """One mode as lines of a table and of text."""
-    split = found["certificate"]
+    """One mode as tables and text."""
     heads = (mode, "accuracy", "full asked", "CPU ms", "less CPU than full")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, row in found["on_the_other_half"].items():
-        lines.append(
-            f"| {name} | {row['accuracy']:.2%} | {row['share_of_full']:.1%} | "
-            f"{row['cpu_ms']:.2f} | {row['less_cpu_than_full']:.0%} |"
+    lines = _table(heads, [
+        (
+            name,
+            f"{row['accuracy']:.2%}",
+            f"{row['share_of_full']:.1%}" if "share_of_full" in row else "",
+            f"{row['cpu_ms']:.2f}",
+            f"{row['less_cpu_than_full']:.0%}" if "less_cpu_than_full" in row else "",
         )
-    shown = "-" if found["score"] is None else f"{found['score']:.2f}"
-    return [
-        *lines,
-        "",
-        f"{found['units']} units; score {shown}; the oracle is right in "
-        f"{found['oracle_accuracy']:.2%}. Certified at epsilon {split['epsilon']:.1%} by "
-        f"halves of {split['units_of_a_half']}: {split['kept_median']:.1%} kept and "
-        f"{split['lost_median']:.2%} lost (medians), "
-        f"{split['other_half_above_epsilon']:.0%} of the other halves above epsilon, nothing "
-        f"certified in {split['nothing_certified']:.0%}.",
+        for name, row in found["ways"].items()
+    ])  # fmt: skip
+    split = found["resplits"]
+    shown = ", ".join(
+        f"{by} {'-' if value is None else f'{value:.2f}'}"
+        for by, value in found["score"].items()
+    )
+    missing = ", ".join(f"{count} for {float(e):.1%}" for e, count in found["missing"].items())
+    lines += [
+        f"{found['units']} {found['unit']}, {found['moments']} moments; certified by "
+        f"{found['certified_by']} {found['unit']}, measured on {found['measured_on']}; score "
+        f"of {shown}; the oracle is right in "
+        f"{found['oracle_accuracy']:.2%}.",
+        *([f"Missing {found['unit']}: {missing} if none is lost."] if missing else []),
+        f"{split['splits']} re-splits at epsilon {split['epsilon']:.1%} by halves of "
+        f"{split['units_of_a_half']}: {split['kept_median']:.1%} kept and "
+        f"{split['lost_median']:.2%} lost by the others (medians); all units lose more than "
+        f"epsilon in {split['violations']:.0%}, the other half in "
+        f"{split['other_half_above']:.0%}; nothing certified in "
+        f"{split['nothing_certified']:.0%}.",
         "",
     ]
+    if "levels" in found:
+        heads = (f"{mode}, noise", "lite", "full", "routed", "oracle", "full asked")
+        lines += _table(heads, [
+            (
+                f"{row['snr_db']:.0f} dB",
+                *(f"{row[name]:.1%}" for name in ("lite", "full", "routed", "oracle")),
+                f"{row['share_of_full']:.1%}",
+            )
+            for row in found["levels"]
+        ])  # fmt: skip
+    return lines
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def main() -> int:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--network", choices=("digits", "commands"), default="digits")
+    parser.add_argument("--bundle", type=Path, help="bundles/<network>-host if not given")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--epsilon", type=float, default=0.01)
     parser.add_argument("--delta", type=float, default=0.05)
     parser.add_argument("--splits", type=int, default=100)
+    parser.add_argument("--rows", type=int, help="moments of a take (8) or of a word (2)")
+    parser.add_argument("--decisions", type=int, default=1500, help="of each way, at least")
+    parser.add_argument("--units", type=int, help="so many only")
+    parser.add_argument("--mode", action="append", help="this one only; may come again")
+    parser.add_argument("--no-levels", action="store_true", help="no table of noise levels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="an SVG of accuracy over CPU time")
     parser.add_argument("--json", action="store_true", help="print JSON, not Markdown")
     args = parser.parse_args()
+    args.rows = args.rows or {"digits": 8, "commands": 2}[args.network]
+    folder = args.bundle or Path("bundles") / f"{args.network}-host"
+    switch = Switch()
     try:
-        data = DigitsData.load(args.data)
-        result = {mode: measure(args.bundle, data, args, mode) for mode in MODES}
+        world = open_world(args.network, args.data, args.units)
+        with ExitStack() as stack:
+            model = stack.enter_context(
+                open_model(folder, threads=1, instrument=switch.instrument)
+            )
+            ears = {by: stack.enter_context(listening(folder, by)) for by in (True, False)}
+            bench = Bench(model, switch, ears, world, args)
+            result = {mode: measure(bench, mode) for mode in args.mode or world.modes}
     except MlaEdgeError as error:
         print(f"{error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code
+    if args.picture:
+        write_atomically(args.picture, draw(result, args.network).encode())
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        for mode, found in result.items():
-            print("\n".join(words(mode, found)))
+        print("\n".join(line for mode, found in result.items() for line in words(mode, found)))
     return 0
 
 

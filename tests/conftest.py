@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 NEED_TORCH = (
     *("networks", "exporter", "examples"),
-    *("test_benchmark_adapt.py", "test_benchmarks.py"),
+    *("test_benchmark_adapt.py", "test_benchmark_routing.py", "test_benchmarks.py"),
     *("test_packaging.py", "test_references.py"),
 )
 

@@ -112,8 +112,7 @@ class DigitsMaker:
 
     def worn_picture(self, rng: np.random.Generator, digit: int | None) -> np.ndarray:
         """As ``picture``, sometimes blurred or half covered."""
-        level = float(rng.uniform(0.1, 1))
-        return worn_card(rng, self.ink(rng, digit), level)
+        return wear(self.picture(rng, digit, level=float(rng.uniform(0.1, 1))), rng)
 
     def word(self, rng: np.random.Generator, digit: int) -> np.ndarray:
         """A recording of ``digit``, as it is, float32 in [-1, 1] at 8 kHz."""
@@ -169,13 +168,12 @@ class DigitsMaker:
         return np.clip(sound, -1, 1)
 
 
-def worn_card(rng: np.random.Generator, ink: np.ndarray | None, level: float) -> np.ndarray:
-    """A scene [128, 128, 3] uint8 with ``ink`` on a card, sometimes blurred or half covered."""
-    picture = compose(rng, ink, SIZE, SIZE, level=level)
-    wear = rng.random()
-    if wear < 0.12:
+def wear(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``picture`` as a robot meets it: as it is, sometimes blurred or half covered."""
+    kind = rng.random()
+    if kind < 0.12:
         return degrade(picture, rng, blur_px=float(rng.uniform(0.5, 3)))
-    if wear < 0.24:
+    if kind < 0.24:
         return degrade(picture, rng, occlude=float(rng.uniform(0.1, 0.55)))
     return picture
 

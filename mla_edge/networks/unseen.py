@@ -69,9 +69,10 @@ def _was_exported_on_data(bundle: Bundle) -> bool:
 
 def _digits(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[str, str]]:
     """A moment for each picture and each take; a take meets a picture of its digit."""
-    from mla_edge.networks.digits_data import DigitsData, DigitsMaker, place, worn_card
+    from mla_edge.networks.digits_data import SIZE, DigitsData, DigitsMaker, place, wear
     from mla_edge.networks.digits_files import RATE_HZ
     from mla_edge.networks.sound_wear import add_noise
+    from mla_edge.simulator.scene import compose
 
     data = DigitsData.load(folder)
     rng = np.random.default_rng(_SEED)
@@ -85,7 +86,8 @@ def _digits(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[
                 signals: dict[str, Signal] = {}
                 if number < len(inks):
                     ink = inks[number].astype(np.float32) / 255
-                    card = worn_card(rng, ink, float(rng.uniform(0.1, 1)))
+                    level = float(rng.uniform(0.1, 1))
+                    card = wear(compose(rng, ink, SIZE, SIZE, level=level), rng)
                     signals["image"] = Frame(card, 0.0, str(digit))
                 if number < len(takes):
                     ratio_db = float(rng.uniform(_LOUDEST_NOISE_DB, _QUIETEST_NOISE_DB))

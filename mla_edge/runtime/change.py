@@ -1,6 +1,6 @@
 """Whether what the sensors give has changed since the network last looked at it.
 
-A picture is reduced to the mean colours of 32 x 18 blocks, sound to the level of each 20 ms
+A picture is reduced to the mean colours of 32 x 18 blocks, sound to the level of each 0.1 s
 in two bands. Both are compared with what was there at the last *executed* inference, not with
 the frame before: slow drift adds up and is seen.
 """
@@ -18,13 +18,13 @@ from mla_edge.signals import Clip, Frame, Prediction, Sample, Signal, Sound, val
 
 _BLOCKS = (18, 32)  # down and across
 _PIXELS = 4  # down and across, of each block, are looked at
-_BLOCK_S = 0.02  # of sound
+_BLOCK_S = 0.1  # of sound
 _FLOOR = 1e-7  # -70 dB of full scale: what is quieter is silence
 
 BRIGHTER = 10.0
 """Of 255: a block that differs by more has changed; a sensor's noise makes 2 to 8."""
-LOUDER_DB = 4.0
-"""A level that differs by more has changed; 20 ms of steady noise differ by 1 to 2."""
+LOUDER_DB = 3.0
+"""A level that differs by more has changed; 0.1 s of a quiet room or hum differs by 1 to 3."""
 _GAIN = (0.8, 1.25)  # of a camera that adapts its exposure; more is a change of the scene
 _SURE = 0.9  # an answer that is less sure is not reused
 
@@ -126,7 +126,7 @@ def _blocks(picture: np.ndarray) -> np.ndarray:
 
 
 def _levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Level of each 20 ms in dB of full scale: of all of it, and of its high notes."""
+    """Level of each 0.1 s in dB of full scale: of all of it, and of its high notes."""
     length = max(2, int(rate_hz * _BLOCK_S))
     blocks = samples[len(samples) % length :].reshape(-1, length)
     steps = blocks[:, 1:] - blocks[:, :-1]

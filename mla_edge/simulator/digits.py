@@ -48,6 +48,7 @@ class DigitsOptions:
     occlude: float = 0.0  # share of the picture's width or height
     only: str = BOTH
     gap_s: float = MIN_GAP_S
+    decoys: float = 0.3  # share of the pauses in which a blank card or a sign is held up
     split: str = "test"
     level: float = 0.6  # difficulty of the pictures, 0…1
     duration: float | None = None  # seconds; None never ends
@@ -132,6 +133,7 @@ _READERS: dict[str, Callable[[str, str], object]] = {
     "occlude": _number(0, 1),
     "only": _choice(BOTH, CAMERA, MIC),
     "gap_s": _number(MIN_GAP_S, 60),
+    "decoys": _number(0, 1),
     "split": _choice(*SPLITS),
     "level": _number(0, 1),
     "duration": _number(0.001, 1e9),
@@ -145,6 +147,7 @@ _EXAMPLES = {
     "occlude": "0.5",
     "only": CAMERA,
     "gap_s": "2",
+    "decoys": "0",
     "split": "test",
     "level": "0.6",
     "duration": "10",
@@ -258,13 +261,14 @@ class DigitsWorld:
         light = light_map(rng, height, width, level)
         ink = glyph(event.digit, pick_style(options.split, rng), rng)
         kind = rng.random()
-        sign = mark(int(rng.integers(len(MARKS))), rng) if kind < 0.15 else None
+        is_sign = kind < options.decoys / 2
+        sign = mark(int(rng.integers(len(MARKS))), rng) if is_sign else None
         low, high = 0.6 - 0.25 * level, 0.75 + 0.1 * level
         return _Scene(
             lit=background(rng, height, width, level) * light,
             light=light,
             digit=make_card(rng, ink, level),
-            decoy=make_card(rng, sign, level) if kind < 0.3 else None,
+            decoy=make_card(rng, sign, level) if kind < options.decoys else None,
             phases=rng.uniform(0, 2 * np.pi, 6),
             size=rng.uniform(low, high),
             tilt=(rng.uniform(0, 0.25) * level, rng.uniform(0, 0.25) * level),

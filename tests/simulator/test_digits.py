@@ -25,7 +25,7 @@ def test_options_have_defaults_and_are_read():
     assert DigitsOptions.parse("sim://digits") == DigitsOptions()
     options = DigitsOptions.parse(
         "sim://digits?noise_db=-5&occlude=0.5&seed=1&only=camera&size=640x480&fps=15"
-        "&blur=1.5&gap_s=2&split=train&level=1&duration=10"
+        "&blur=1.5&gap_s=2&decoys=1&split=train&level=1&duration=10"
     )
     assert options == DigitsOptions(
         seed=1,
@@ -36,6 +36,7 @@ def test_options_have_defaults_and_are_read():
         occlude=0.5,
         only="camera",
         gap_s=2,
+        decoys=1,
         split="train",
         level=1,
         duration=10,
@@ -47,7 +48,7 @@ def test_options_have_defaults_and_are_read():
     [
         ("?noise=3", "no option 'noise'", "noise_db"),
         ("?oclude=0.5", "no option 'oclude'", "occlude"),
-        ("?zzz=1", "no option 'zzz'", "blur, duration, fps"),
+        ("?zzz=1", "no option 'zzz'", "blur, decoys, duration"),
         ("?seed=1&seed=2", "sets seed twice", "once"),
         ("?seed=-1", "seed=-1", "seed=1"),
         ("?seed=1.5", "whole number", "seed=1"),
@@ -57,6 +58,7 @@ def test_options_have_defaults_and_are_read():
         ("?noise_db=nan", "number from -40 to 80", "noise_db=10"),
         ("?occlude=2", "number from 0 to 1", "occlude=0.5"),
         ("?gap_s=0.5", "number from 1.3", "gap_s=2"),
+        ("?decoys=1.5", "number from 0 to 1", "decoys=0"),
         ("?size=320", "WIDTHxHEIGHT", "320x240"),
         ("?size=8x8", "sides from 64", "320x240"),
         ("?fps=0", "number from 0.1", "fps=30"),
@@ -124,6 +126,17 @@ def test_the_truth_of_a_frame_is_the_digit_in_view():
         assert ours.frame(event.start_s + 0.02)[1] == truth
         assert ours.frame(event.end_s - 0.02)[1] == truth
         assert ours.frame(event.end_s + 0.02)[1] == NOTHING
+
+
+def test_without_decoys_a_pause_shows_nothing_that_moves():
+    empty, held_up = (world(f"?seed=2&size=64x64&fps=100&decoys={share}") for share in (0, 1))
+    for event in events(empty.schedule, 6):
+        early, late = event.gap_s + 0.2, event.gap_s + 0.9
+        still, moved = (
+            np.abs(w.frame(late)[0].astype(float).mean(2) - w.frame(early)[0].mean(2)).mean()
+            for w in (empty, held_up)
+        )
+        assert still < moved
 
 
 def test_the_picture_changes_when_a_digit_comes_and_while_it_moves():
