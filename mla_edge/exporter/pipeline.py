@@ -45,6 +45,7 @@ from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
 from mla_edge.exporter.runs import machine
 from mla_edge.exporter.shipped_ranges import ranges_to_use
+from mla_edge.exporter.shipped_score import attach_score, score_sha256, tiers_of
 from mla_edge.exporter.showing import show, shown_by
 from mla_edge.exporter.steps import (
     OnStep,
@@ -160,7 +161,8 @@ def export(
         )
         held = hold_back(job)
         results = [export_tier(job, part, held) for part in plan.network.tiers]
-        policy, float_cost_ms, routings = choose_policy(job, results)
+        results, score = attach_score(job, results)
+        policy, float_cost_ms, routings = choose_policy(job, results, score)
         facts = describe(request, plan, job, results, routings)
         facts["routing"]["cost_ms"] = dict(policy.cost_ms)
         facts["routing"]["float_cost_ms"] = float_cost_ms
@@ -286,6 +288,7 @@ def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha25
         plan.precision,
         calibration_sha256,
         ranges,
+        score_sha256(plan.network.name),
         tensorrt_version(),
         request.max_drop,
         request.golden,
@@ -387,7 +390,7 @@ def write_manifest(
         profile=plan.profile.name,
         labels=plan.network.labels,
         inputs=plan.network.inputs,
-        tiers=tuple(part.tier for part in plan.network.tiers),
+        tiers=tiers_of(plan.network, policy),
         policy=policy,
         created=facts["created"],
         provenance=dict(facts["provenance"]),
