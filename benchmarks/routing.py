@@ -12,9 +12,9 @@ Three things come of it for each mode:
 * **baselines**: accuracy and processor time of lite alone, full alone, the bundle's own router
   and the certified one, whole decisions through the runtime, processor time by the operating
   system's account, one thread; in turns of 50 moments, so that all see the same machine;
-* **score**: the area between the accuracy-cost curve of lite's confidence and that of choosing
-  at random, over the same area of an oracle that asks full only where that helps (1 is the
-  oracle, 0 is chance);
+* **score**: the area between the accuracy-cost curve of the score that routes, or of lite's
+  confidence, and that of choosing at random, over the same area of an oracle that asks full only
+  where that helps (1 is the oracle, 0 is chance);
 * **certificate**: over random halves, one half certifies and the other is watched: the share of
   the decisions that lite keeps, and how often the other half loses more than epsilon. That half
   is a sample as well, so a threshold that just holds is above epsilon there now and then. The
@@ -24,18 +24,20 @@ Three things come of it for each mode:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
-from mla_edge.bundle import ModePolicy, RouterPolicy
-from mla_edge.certify import THRESHOLDS, certify_threshold, fewest_units
+from mla_edge.bundle import CONFIDENCE, ModePolicy, RouterPolicy
+from mla_edge.certify import certify_threshold, fewest_units
 from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.policy import NEVER
+from mla_edge.exporter.score import normalised_score
 from mla_edge.networks.digits_data import (
     RATE_HZ,
     SIZE,
@@ -97,25 +99,9 @@ def _worn(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return picture
 
 
-def score(heard: Heard) -> float | None:
-    """(area of confidence - area of chance) / (area of the oracle - area of chance).
-
-    Areas are under accuracy against the share that goes on to full. None: full never helps.
-    """
-    gains = heard.full_right.astype(int) - heard.lite_right.astype(int)
-
-    def area(order: np.ndarray) -> float:
-        curve = np.concatenate([[0.0], np.cumsum(gains[order])]) / len(gains)
-        return float(np.mean((curve[1:] + curve[:-1]) / 2))
-
-    chance = float(np.mean(gains)) / 2  # a straight line
-    oracle = area(np.argsort(-gains, kind="stable"))
-    if oracle <= chance:
-        return None
-    return (area(np.argsort(heard.scores, kind="stable")) - chance) / (oracle - chance)
-
-
-def resplit(heard: Heard, epsilon: float, delta: float, splits: int) -> dict[str, Any]:
+def resplit(
+    heard: Heard, grid: Sequence[float], epsilon: float, delta: float, splits: int
+) -> dict[str, Any]:
     """Certify on random halves, and watch the other halves."""
     count = len(heard.scores)
     half = count // 2
@@ -129,7 +115,7 @@ def resplit(heard: Heard, epsilon: float, delta: float, splits: int) -> dict[str
         order = rng.permutation(count)
         one, other = order[:half], order[half:]
         found = certify_threshold(
-            heard.scores[one], heard.regrets[one], THRESHOLDS, epsilon=used, delta=delta
+            heard.scores[one], heard.regrets[one], grid, epsilon=used, delta=delta
         )
         none += found.threshold is None
         keeps = heard.scores[other] >= (np.inf if found.threshold is None else found.threshold)
@@ -185,11 +171,12 @@ def measure(
     with open_model(folder, threads=1, instrument=listener.hear) as model:
         policy = model.bundle.policy
         heard = hear(model, listener, made, range(count), mode, lambda *_: None)
-    split = resplit(heard, args.epsilon, args.delta, args.splits)
+    grid = listener.thresholds(mode)
+    split = resplit(heard, grid, args.epsilon, args.delta, args.splits)
     certified = certify_threshold(
         heard.scores[:half],
         heard.regrets[:half],
-        THRESHOLDS,
+        grid,
         epsilon=split["epsilon"],
         delta=args.delta,
     ).threshold
@@ -211,7 +198,11 @@ def measure(
             each.close()
     return {
         "units": count,
-        "score": score(heard),
+        "score": normalised_score(heard.scores, heard.lite_right, heard.full_right),
+        "score_of_confidence": normalised_score(
+            heard.confidences, heard.lite_right, heard.full_right
+        ),
+        "routes_by": policy.modes[mode].score,
         "oracle_accuracy": float(np.mean(heard.lite_right | heard.full_right)),
         "thresholds": thresholds,
         "on_the_other_half": table,
@@ -220,7 +211,7 @@ def measure(
 
 
 def _routes(mode: str, chosen: ModePolicy, threshold: float) -> Any:
-    policy = RouterPolicy({mode: ModePolicy(chosen.temperature, threshold)})
+    policy = RouterPolicy({mode: dataclasses.replace(chosen, threshold=threshold)})
 
     def instrument(parts: Any) -> Any:
         return type(parts)(parts.engines, CascadeRouter(policy), parts.preprocess, policy)
@@ -238,7 +229,9 @@ def words(mode: str, found: dict[str, Any]) -> list[str]:
             f"| {name} | {row['accuracy']:.2%} | {row['share_of_full']:.1%} | "
             f"{row['cpu_ms']:.2f} | {row['less_cpu_than_full']:.0%} |"
         )
-    shown = "-" if found["score"] is None else f"{found['score']:.2f}"
+    shown = "-" if found["score"] is None else f"{found['score']:.2f} ({found['routes_by']})"
+    if found["routes_by"] != CONFIDENCE and found["score_of_confidence"] is not None:
+        shown += f", of confidence {found['score_of_confidence']:.2f}"
     return [
         *lines,
         "",

@@ -149,7 +149,8 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
 class Heard:
     """What both tiers said of some moments: arrays [units]."""
 
-    scores: np.ndarray  # how safe it is to keep lite's answer
+    scores: np.ndarray  # how safe it is to keep lite's answer, by the mode's score
+    confidences: np.ndarray  # lite's, which is the same where the mode routes by it
     lite_right: np.ndarray
     full_right: np.ndarray
 
@@ -166,6 +167,7 @@ class Listener:
         """Take the temperatures of ``policy``."""
         self.best = -1  # class that lite gave last
         self.score = 0.0  # and how safe it is to keep that
+        self.confidence = 0.0  # and how sure it was
         self._policy = policy
 
     def hear(self, parts: Parts) -> Parts:
@@ -191,6 +193,7 @@ class Listener:
         """Write down what ``logits`` [classes] say, and ask the full tier too."""
         probabilities = softmax(logits, self.temperature(mode))
         self.best = int(probabilities.argmax())
+        self.confidence = float(probabilities[self.best])
         self.score = keep_score(self._policy.modes[mode], probabilities, learned)
         return Verdict(False, probabilities)
 
@@ -205,7 +208,7 @@ def hear(  # noqa: PLR0913 - who listens to whom, on what
 ) -> Heard:
     """What the tiers of ``model``, opened with ``listener``, say of ``rows`` in ``mode``."""
     names, labels = mode.split("+"), model.bundle.labels
-    scores = np.zeros(len(rows))
+    scores, confidences = np.zeros(len(rows)), np.zeros(len(rows))
     lite_right, full_right = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     for number, row in enumerate(rows):
         signals, truth = data.samples[row].signals, data.labels[row]
@@ -213,9 +216,9 @@ def hear(  # noqa: PLR0913 - who listens to whom, on what
             model.infer(Sample({name: signals[name] for name in names})).label == truth
         )
         lite_right[number] = labels[listener.best] == truth
-        scores[number] = listener.score
+        scores[number], confidences[number] = listener.score, listener.confidence
         on_progress(mode, number + 1, len(rows))
-    return Heard(scores, lite_right, full_right)
+    return Heard(scores, confidences, lite_right, full_right)
 
 
 def _rows(data: Recording, mode: str) -> list[int]:

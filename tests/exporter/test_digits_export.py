@@ -122,13 +122,3 @@ def test_the_benchmark_of_routing_measures_every_mode(
         assert split["epsilon"] > 0.01
         assert 0 <= split["kept_median"] <= 1
         assert split["lost_median"] <= split["epsilon"]
-
-
-def test_the_score_is_1_for_the_oracle_and_0_for_chance(routing):
-    rng = np.random.default_rng(0)
-    full = np.ones(2000, bool)
-    lite = rng.random(2000) < 0.8
-    for scores, expected in ((lite.astype(float), 1.0), (rng.random(2000), 0.0)):
-        found = routing.score(routing.Heard(scores, lite, full))
-        assert found == pytest.approx(expected, abs=0.06)
-    assert routing.score(routing.Heard(rng.random(2000), full, full)) is None

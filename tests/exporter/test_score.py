@@ -1,9 +1,9 @@
 """The learned score: how it is measured, fitted, judged, put into a graph and shipped."""
 
 import json
+from contextlib import closing
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -92,7 +92,7 @@ def test_a_head_finds_what_confidence_does_not_see(head):
     right = other.lite.argmax(1) == other.labels
     assert head.apply(other).mean() == pytest.approx(1 - right.mean(), abs=0.03)
     assert list(judged.thresholds) == sorted(judged.thresholds, reverse=True)
-    assert 0 <= judged.thresholds[-1] and judged.thresholds[0] <= 1
+    assert judged.thresholds[-1] >= 0 and judged.thresholds[0] <= 1
 
 
 def test_a_score_that_is_not_better_does_not_route(head):
@@ -118,7 +118,7 @@ def test_the_graph_gives_what_was_fitted(head, tmp_path):
     path.write_bytes(add_score(plain, head, "norm"))
     fits.write_bytes(add_pooled(plain, "norm"))
     check_operators(path, "8.5")
-    with open_engine(path) as engine, open_engine(fits) as other:
+    with closing(open_engine(path)) as engine, closing(open_engine(fits)) as other:
         for mask in ((1, 1), (1, 0)):
             feed = {
                 "x": rng.normal(size=(1, 2)).astype(np.float32),
