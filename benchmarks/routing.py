@@ -13,8 +13,8 @@ Three things come of it for each mode:
   and the certified one, whole decisions through the runtime, processor time by the operating
   system's account, one thread; in turns of 50 moments, so that all see the same machine;
 * **score**: the area between the accuracy-cost curve of the score that routes, or of lite's
-  confidence, and that of choosing at random, over the same area of an oracle that asks full only
-  where that helps (1 is the oracle, 0 is chance);
+  confidence, and that of choosing at random, over the same area of an oracle that asks full
+  only where that helps (1 is the oracle, 0 is chance);
 * **certificate**: over random halves, one half certifies and the other is watched: the share of
   the decisions that lite keeps, and how often the other half loses more than epsilon. That half
   is a sample as well, so a threshold that just holds is above epsilon there now and then. The

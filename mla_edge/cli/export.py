@@ -193,7 +193,7 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
     return "\n".join(lines)
 
 
-def _score_words(mode: Mapping[str, Any]) -> str:
+def _score_words(mode: Dict[str, Any]) -> str:
     """How the learned score and confidence did, where one was learned, and which routes."""
     both = {name: value for name, value in mode["normalised"].items() if value is not None}
     if not both:
