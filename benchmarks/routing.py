@@ -50,7 +50,7 @@ from routing_baselines import (
     static_mix,
 )
 from routing_baselines import measure as measure_routers
-from routing_certificate import Evidence, resplit, score
+from routing_certificate import Evidence, resplit
 from routing_moments import LEVELS_DB, World, open_world
 from routing_picture import draw
 
@@ -58,6 +58,7 @@ from mla_edge.bundle import CONFIDENCE, ModePolicy, RouterPolicy, write_atomical
 from mla_edge.certify import THRESHOLDS
 from mla_edge.errors import MlaEdgeError
 from mla_edge.exporter.policy import NEVER
+from mla_edge.exporter.score import normalised_score
 from mla_edge.recordings import Recording
 from mla_edge.runtime.listening import Heard, Listener, hear
 from mla_edge.runtime.loading import Parts, open_model
@@ -139,7 +140,10 @@ def measure(bench: Bench, mode: str) -> dict[str, Any]:
         "measured_on": "the other half" if halves else "the same units",
         "epsilon": main,
         "routes_by": list(parts)[-1],
-        "score": {by: score(of.heard) for by, of in evidences.items()},
+        "score": {
+            by: normalised_score(of.heard.scores, of.heard.lite_right, of.heard.full_right)
+            for by, of in evidences.items()
+        },
         "oracle_accuracy": float(np.mean(heard.lite_right | heard.full_right)),
         **_ways(bench, mode, data, rows, parts, main),
         "missing": {

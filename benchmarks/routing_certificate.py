@@ -81,24 +81,6 @@ class Evidence:
         return round(epsilon, 4)
 
 
-def score(heard: Heard) -> float | None:
-    """(area of the score - area of chance) / (area of the oracle - area of chance).
-
-    Areas are under accuracy against the share that goes on to full. None: full never helps.
-    """
-    gains = heard.full_right.astype(int) - heard.lite_right.astype(int)
-
-    def area(order: np.ndarray) -> float:
-        curve = np.concatenate([[0.0], np.cumsum(gains[order])]) / len(gains)
-        return float(np.mean((curve[1:] + curve[:-1]) / 2))
-
-    chance = float(np.mean(gains)) / 2  # a straight line
-    oracle = area(np.argsort(-gains, kind="stable"))
-    if oracle <= chance:
-        return None
-    return (area(np.argsort(heard.scores, kind="stable")) - chance) / (oracle - chance)
-
-
 def resplit(evidence: Evidence, epsilon: float, delta: float, splits: int) -> dict[str, Any]:
     """Certify on random halves of the units, and watch what the other halves lose.
 

@@ -162,17 +162,6 @@ def test_evidence_counts_units_not_moments(programs):
     )
 
 
-def test_the_score_is_one_for_the_oracle_and_zero_for_chance(programs):
-    certificate = programs("routing_certificate")
-    rng = np.random.default_rng(0)
-    helps = rng.random(4000) < 0.2
-    right = np.ones(4000)
-    assert certificate.score(heard(~helps, right, ~helps)) == pytest.approx(1)
-    by_chance = certificate.score(heard(~helps, right, rng.random(4000)))
-    assert abs(by_chance) < 0.1
-    assert certificate.score(heard(right, right, right)) is None
-
-
 def test_what_is_not_asked_is_not_run(programs, prepared):
     baselines, moments = programs("routing_baselines"), programs("routing_moments")
     data, bundle = prepared("digits")

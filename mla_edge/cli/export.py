@@ -199,6 +199,7 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
             lines.append(
                 f"  routing {verb} with {mode['mode']}: {mode['kept']:.0%} kept, "
                 f"break-even {mode['break_even']:.0%}, {mode['cost_ms']:.2f} ms a decision"
+                f"{_score_words(mode)}"
             )
     for one in routing.get("solo", ()):  # older reports have none
         if one["threshold"] is not None:
@@ -210,6 +211,15 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
         lines.append(f"  the bundle that was there is now {result.kept}")
     lines.append(f"  report: {shown['report']}")
     return "\n".join(lines)
+
+
+def _score_words(mode: Dict[str, Any]) -> str:
+    """How the learned score and confidence did, where one was learned, and which routes."""
+    both = {name: value for name, value in mode["normalised"].items() if value is not None}
+    if not both:
+        return ""
+    figures = ", ".join(f"{name} {value:.2f}" for name, value in both.items())
+    return f", by {mode['score']} (score: {figures})"
 
 
 def _exempt_words(count: int) -> str:

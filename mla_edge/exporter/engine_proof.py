@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Mapping
 
 import numpy as np
 
-from mla_edge.bundle import Bundle, ModePolicy, RouterPolicy
+from mla_edge.bundle import LEARNED, Bundle, ModePolicy, RouterPolicy
 from mla_edge.engines.inspection import Inspection, inspect_layers
 from mla_edge.engines.sidecar import plan_path, read_sidecar
 from mla_edge.engines.verification import answer, form_of, required_agreement
@@ -194,6 +194,10 @@ def certify(
     chosen: dict[str, ModePolicy] = {}
     said = []
     for mode, rows in _by_mode(bundle, golden).items():
+        exported = bundle.policy.modes.get(mode)
+        if exported is not None and exported.score == LEARNED:
+            said.append(f"{mode}: kept, it routes by a learned score")
+            continue
         needed = samples_needed(MAX_LOSS)
         if len(rows) < needed:
             said.append(f"{mode}: kept, {needed - len(rows)} golden samples are missing")

@@ -46,6 +46,7 @@ from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load
 from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
 from mla_edge.exporter.shipped_ranges import ranges_to_use
+from mla_edge.exporter.shipped_score import attach_score, score_sha256, tiers_of
 from mla_edge.exporter.solo import add_solos
 from mla_edge.exporter.steps import (
     OnStep,
@@ -164,7 +165,8 @@ def export(
         )
         held = hold_back(job)
         results = [export_tier(job, part, held) for part in plan.network.tiers]
-        policy, float_cost_ms, routings = choose_policy(job, results)
+        results, score = attach_score(job, results)
+        policy, float_cost_ms, routings = choose_policy(job, results, score)
         solos = add_solos(job, results, policy)
         facts = describe(request, plan, job, results, routings)
         facts["routing"]["cost_ms"] = dict(policy.cost_ms)
@@ -294,6 +296,7 @@ def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha25
         plan.precision,
         calibration_sha256,
         ranges,
+        score_sha256(plan.network.name),
         tensorrt_version(),
         request.max_drop,
         request.golden,
@@ -380,7 +383,7 @@ def write_manifest(
         profile=plan.profile.name,
         labels=plan.network.labels,
         inputs=plan.network.inputs,
-        tiers=tuple(part.tier for part in plan.network.tiers),
+        tiers=tiers_of(plan.network, policy),
         policy=policy,
         created=facts["created"],
         provenance=dict(facts["provenance"]),

@@ -12,12 +12,12 @@ samples are easier than life, boldness buys nothing and risks much.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Mapping, Sequence
 
 import numpy as np
 
-from mla_edge.bundle import ModePolicy, RouterPolicy
+from mla_edge.bundle import CONFIDENCE, ModePolicy, RouterPolicy
 from mla_edge.certify import THRESHOLDS, binomial_cdf, fewest_units
 
 ALWAYS = 0.0  # keep the only tier's answer
@@ -42,9 +42,12 @@ class ModeRouting:
     tier_accuracy: Mapping[str, float]
     routed_accuracy: float
     why: str
+    score: str = CONFIDENCE
+    thresholds: tuple[float, ...] = ()  # of a learned score, from careful to bold
+    normalised: Mapping[str, float | None] = field(default_factory=dict)  # of both scores
 
 
-def choose_mode(
+def choose_mode(  # noqa: PLR0913 - what was measured in a mode, and what is allowed
     mode: str,
     logits: Mapping[str, np.ndarray],
     labels: np.ndarray,
@@ -52,11 +55,15 @@ def choose_mode(
     full_cost_ms: float,
     *,
     max_loss: float = MAX_LOSS,
+    safe: np.ndarray | None = None,
+    thresholds: Sequence[float] = THRESHOLDS,
 ) -> ModeRouting:
     """The policy of one mode from its tune samples: logits by tier (cheapest first) and labels.
 
     ``full_cost_ms`` is what an answer of the last tier costs when no other was asked; more than
-    its own cost if it takes what earlier ones give.
+    its own cost if it takes what earlier ones give. ``safe`` [samples] is how safe it is to
+    keep the first of two tiers by a learned score, which then takes the place of confidence,
+    with its own ``thresholds``.
     """
     tiers = list(logits)
     temperature = fit_temperature(logits[tiers[0]], labels)
@@ -64,8 +71,10 @@ def choose_mode(
     if len(tiers) == 1:
         threshold, why = ALWAYS, "there is one tier"
     else:
-        threshold, why = choose_threshold(logits, labels, temperature, max_loss)
-    chosen = route(logits, temperature, threshold)
+        threshold, why = choose_threshold(
+            logits, labels, temperature, max_loss, safe=safe, thresholds=thresholds
+        )
+    chosen = route(logits, temperature, threshold, safe)
     cost = float(np.cumsum([cost_ms[tier] for tier in tiers])[chosen].mean())
     if threshold > 1.0:
         cost = full_cost_ms
@@ -73,7 +82,7 @@ def choose_mode(
         share = float(np.mean(chosen < len(tiers) - 1))
         why = f"routing does not pay: {share:.0%} could be kept, {break_even:.0%} is break-even"
         threshold, cost = NEVER, full_cost_ms
-        chosen = route(logits, temperature, threshold)
+        chosen = route(logits, temperature, threshold, safe)
     right = np.stack([logits[t].argmax(1) == labels for t in tiers])
     return ModeRouting(
         mode=mode,
@@ -94,21 +103,41 @@ def make_policy(
     routings: Sequence[ModeRouting], cost_ms: Mapping[str, float], measured_on: str
 ) -> RouterPolicy:
     """The bundle's policy from the choice in every mode."""
-    modes = {r.mode: ModePolicy(r.temperature, r.threshold) for r in routings}
+    modes = {
+        r.mode: ModePolicy(r.temperature, r.threshold, r.score, tuple(r.thresholds))
+        for r in routings
+    }
     return RouterPolicy(modes, dict(cost_ms), measured_on)
 
 
-def route(logits: Mapping[str, np.ndarray], temperature: float, threshold: float) -> np.ndarray:
-    """For each sample the index of the tier that answers: the first that is sure enough."""
+def route(
+    logits: Mapping[str, np.ndarray],
+    temperature: float,
+    threshold: float,
+    safe: np.ndarray | None = None,
+) -> np.ndarray:
+    """For each sample the index of the tier that answers: the first that is sure enough.
+
+    ``safe`` [samples] says so of the first tier where a learned score does.
+    """
     rows = list(logits.values())
     chosen = np.full(len(rows[0]), len(rows) - 1)
     for index in range(len(rows) - 2, -1, -1):
-        chosen[confidence(rows[index], temperature) >= threshold] = index
+        sure = confidence(rows[index], temperature)
+        if safe is not None and index == 0:
+            sure = safe
+        chosen[sure >= threshold] = index
     return chosen
 
 
 def choose_threshold(
-    logits: Mapping[str, np.ndarray], labels: np.ndarray, temperature: float, max_loss: float
+    logits: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    temperature: float,
+    max_loss: float,
+    *,
+    safe: np.ndarray | None = None,
+    thresholds: Sequence[float] = THRESHOLDS,
 ) -> tuple[float, str]:
     """The threshold to use, and why none bolder than those tried is allowed."""
     count = len(labels)
@@ -118,8 +147,8 @@ def choose_threshold(
     right = np.stack([rows.argmax(1) == labels for rows in logits.values()])
     passed: dict[float, float] = {}  # threshold -> share of the samples it keeps
     why = "no threshold spoils too many answers"
-    for threshold in THRESHOLDS:
-        chosen = route(logits, temperature, threshold)
+    for threshold in thresholds:
+        chosen = route(logits, temperature, threshold, safe)
         answers = right[chosen, np.arange(count)]
         spoiled = int(np.sum(~answers & right[-1]))
         if binomial_cdf(spoiled, count, max_loss) > DOUBT:

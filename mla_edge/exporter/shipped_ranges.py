@@ -32,7 +32,7 @@ def find_ranges(network: Network, tier: str, how: TierRecipe) -> dict[str, Any] 
         return None
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
-        key = _key(network.fingerprint, how)
+        key = make_key(network.fingerprint, how)
         return next((dict(e) for e in entries if all(e[k] == v for k, v in key.items())), None)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
@@ -69,10 +69,11 @@ def make_entry(
 ) -> dict[str, Any]:
     """One entry: what it is for, what it was made from, and what ``Ranges.to_json`` gave."""
     made_from = {"samples_sha256": samples_sha256, "source": source, "ranges": ranges}
-    return {**_key(network.fingerprint, how), **made_from}
+    return {**make_key(network.fingerprint, how), **made_from}
 
 
-def _key(fingerprint: str, how: TierRecipe) -> dict[str, Any]:
+def make_key(fingerprint: str, how: TierRecipe) -> dict[str, Any]:
+    """What an entry is for: the network, and what the recipe makes smaller of a tier."""
     return {
         "network_fingerprint": fingerprint,
         "student": how.student,

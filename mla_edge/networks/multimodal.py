@@ -55,6 +55,9 @@ class MultimodalNetwork(nn.Module):
         self.gate = DynamicGate(width)
         self.head = nn.Linear(width, classes)
 
+    pooled = "norm"
+    """The part that gives the features [B, M, C] which an exporter may learn a score from."""
+
     @property
     def shows(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """What an exported graph can show of itself: of each name, whose softmax, what shape.

@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -107,44 +105,3 @@ def test_it_is_certified_on_what_no_step_of_it_has_seen(exported, tmp_path):
     assert "more are needed" in found["modes"]["audio"]["rungs"][0]["why"]
     assert found["attempt"] == 1
     assert CliRunner().invoke(app, words).exit_code == 2  # once
-
-
-@pytest.fixture(scope="module")
-def routing():
-    """benchmarks/routing.py, as a module."""
-    path = Path(__file__).parents[2] / "benchmarks" / "routing.py"
-    spec = importlib.util.spec_from_file_location("routing", path)
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    return program
-
-
-def test_the_benchmark_of_routing_measures_every_mode(
-    exported, routing, tmp_path, monkeypatch, capsys
-):
-    words = [str(exported[1]), "--data", str(make_data_folder(tmp_path)), "--splits", "5"]
-    monkeypatch.setattr(sys, "argv", ["routing.py", *words, "--json"])
-    assert routing.main() == 0
-    shown = json.loads(capsys.readouterr().out)
-    units = {mode: found["units"] for mode, found in shown.items()}
-    assert units == {"image": 70, "audio": 160, "image+audio": 160}
-    for found in shown.values():
-        table, split = found["on_the_other_half"], found["certificate"]
-        assert table["always full"]["share_of_full"] == 1
-        assert table["always lite"]["share_of_full"] == 0
-        assert table["always lite"]["less_cpu_than_full"] > 0.3  # full is really not run
-        assert split["units_for_epsilon"] == 299  # more than there are, so epsilon is larger
-        assert split["epsilon"] > 0.01
-        assert 0 <= split["kept_median"] <= 1
-        assert split["lost_median"] <= split["epsilon"]
-
-
-def test_the_score_is_1_for_the_oracle_and_0_for_chance(routing):
-    rng = np.random.default_rng(0)
-    full = np.ones(2000, bool)
-    lite = rng.random(2000) < 0.8
-    for scores, expected in ((lite.astype(float), 1.0), (rng.random(2000), 0.0)):
-        found = routing.score(routing.Heard(scores, lite, full, lite != full))
-        assert found == pytest.approx(expected, abs=0.06)
-    same = routing.Heard(rng.random(2000), full, full, ~full)
-    assert routing.score(same) is None

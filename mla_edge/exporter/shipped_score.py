@@ -1,0 +1,152 @@
+"""The learned score that ships for a network, and how it gets into the graphs of lite.
+
+``calibration/<network>-score.json`` holds its head, and what it and confidence reached in each
+mode, with the fingerprint of the network and the pruning that it is for. Written by
+``python -m mla_edge.exporter.score_cache NETWORK --data DIR``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from mla_edge._content import content_dir
+from mla_edge.bundle import LEARNED, sha256_of, write_atomically
+from mla_edge.errors import ConfigError
+from mla_edge.exporter.operators import check_operators
+from mla_edge.exporter.score import ModeScore, ScoreHead
+from mla_edge.exporter.score_graph import add_score
+from mla_edge.exporter.shipped_ranges import make_key
+from mla_edge.exporter.steps import hash_of
+from mla_edge.exporter.tiers import check_tensorrt
+from mla_edge.signals import SCORE
+
+if TYPE_CHECKING:
+    from mla_edge.bundle import RouterPolicy
+    from mla_edge.exporter.job import Job
+    from mla_edge.exporter.tiers import TierResult
+    from mla_edge.networks import Network
+    from mla_edge.signals import Tier
+
+_TIERS = 2  # the score is of one tier against one other
+
+
+@dataclass(frozen=True)
+class ShippedScore:
+    """A head, and how it did in each mode; ``source`` says on what."""
+
+    head: ScoreHead
+    modes: Mapping[str, ModeScore]
+    source: str
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any mode routes by it."""
+        return any(mode.score == LEARNED for mode in self.modes.values())
+
+
+def find_score(job: Job) -> ShippedScore | None:
+    """The score for exactly this network and pruning; None if there is none."""
+    path = _path(content_dir("calibration"), job.network.name)
+    if len(job.network.tiers) != _TIERS or not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["key"] != score_key(job):
+            return None
+        modes = {
+            mode: ModeScore(**{**values, "thresholds": tuple(values["thresholds"])})
+            for mode, values in found["modes"].items()
+        }
+        return ShippedScore(ScoreHead.from_json(found["head"]), modes, str(found["source"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: not a file of a learned score: {error!r}", hint="reinstall mla-edge"
+        ) from error
+
+
+def score_key(job: Job) -> str:
+    """What a score is for: the network, and what the recipe makes smaller of each tier."""
+    tiers = [part.tier.name for part in job.network.tiers]
+    whole = [make_key(job.network.fingerprint, job.recipe.tier(name)) for name in tiers]
+    return hash_of([json.dumps(each, sort_keys=True) for each in whole])
+
+
+def score_sha256(network: str) -> str:
+    """Of the file that ships for ``network``; empty for none."""
+    path = _path(content_dir("calibration"), network)
+    return sha256_of(path) if path.is_file() else ""
+
+
+def write_score(folder: Path, job: Job, score: ShippedScore) -> Path:
+    """Write the score of the job's network; ``find_score`` reads it."""
+    path = _path(folder, job.network.name)
+    content = {
+        "key": score_key(job),
+        "source": score.source,
+        "modes": {mode: dataclasses.asdict(each) for mode, each in score.modes.items()},
+        "head": score.head.to_json(),
+    }
+    write_atomically(path, (json.dumps(content) + "\n").encode())
+    return path
+
+
+def attach_score(
+    job: Job, results: Sequence[TierResult]
+) -> tuple[list[TierResult], ShippedScore | None]:
+    """``results`` whose first tier's graphs also give the score that ships, and that.
+
+    They do if a mode is to route by it. None: there is no score for this network.
+
+    ExportError where the board's TensorRT does not take the head's operators.
+    """
+    score = find_score(job)
+    if score is None or not score.is_used:
+        return list(results), score
+    first = results[0]
+    part = job.network.tiers[0]
+    pooled = pooled_by(part.module)
+    graphs = {"tensorrt": first.tensorrt_graph, "cpu": first.cpu_graph}
+    data = {form: path.read_bytes() for form, path in graphs.items()}
+    key = hash_of("score", *data.values(), json.dumps(score.head.to_json()))
+    entry = job.cache.find(key)
+    if entry is None:
+
+        def write(folder: Path) -> None:
+            for form, graph in data.items():
+                (folder / f"{form}.onnx").write_bytes(add_score(graph, score.head, pooled))
+
+        with job.steps.step("score", first.name):
+            entry = job.cache.store(key, write)
+    else:
+        job.steps.reused("score", first.name)
+    if job.profile.tensorrt is not None:
+        check_operators(entry / "tensorrt.onnx", job.profile.tensorrt)
+    verdict = check_tensorrt(job, part, entry / "tensorrt.onnx")
+    changed = dataclasses.replace(
+        first,
+        tensorrt_graph=entry / "tensorrt.onnx",
+        cpu_graph=entry / "cpu.onnx",
+        tensorrt=verdict,
+    )
+    return [changed, *results[1:]], score
+
+
+def tiers_of(network: Network, policy: RouterPolicy) -> tuple[Tier, ...]:
+    """The tiers as a bundle has them: the first with the score, where ``policy`` takes it."""
+    first, *rest = (part.tier for part in network.tiers)
+    if any(mode.score == LEARNED for mode in policy.modes.values()):
+        first = dataclasses.replace(first, outputs=(*first.outputs, SCORE))
+    return (first, *rest)
+
+
+def pooled_by(module: Any) -> str:
+    """The part of a tier's ``module`` that gives its pooled features; empty for none."""
+    return str(getattr(module, "pooled", ""))
+
+
+def _path(folder: Path, network: str) -> Path:
+    return folder / f"{network}-score.json"
