@@ -109,20 +109,28 @@ def check_reuse(reuse_ms: float) -> None:
 def _blocks(picture: np.ndarray) -> np.ndarray:
     """Mean of each colour in the blocks of a grey or RGB picture, float32 [18, 32, colours].
 
-    Of some of its pixels: that takes 0.1 ms instead of one. A picture that is smaller than the
-    blocks is taken as it is.
+    Of 16 pixels of each, which takes 0.05 ms; all of them would take one. A picture that is
+    smaller than the blocks is taken as it is.
     """
-    down, across = (
-        max(1, size // (blocks * _PIXELS)) for size, blocks in zip(picture.shape, _BLOCKS)
-    )
-    some = picture[::down, ::across]
-    rows, columns = (size // blocks for size, blocks in zip(some.shape, _BLOCKS))
+    colours = picture.shape[2] if picture.ndim == 3 else 1
+    rows, columns = (size // blocks for size, blocks in zip(picture.shape, _BLOCKS))
     if not (rows and columns):
-        return some.astype(np.float32)
-    whole = some[: _BLOCKS[0] * rows, : _BLOCKS[1] * columns].reshape(_BLOCKS[0], rows, -1)
-    strips = np.add.reduce(whole, axis=1, dtype=np.uint32)  # in two steps: three times as fast
-    sums = np.add.reduce(strips.reshape(*_BLOCKS, columns, -1), axis=2, dtype=np.uint32)
-    return np.asarray(sums / np.float32(rows * columns), np.float32)
+        return picture.astype(np.float32)
+    # Whole rows first: they lie together in memory. 16 x 255 is well within 16 bits.
+    lines = picture[: _BLOCKS[0] * rows].reshape(_BLOCKS[0], rows, -1)[:, _picked(rows)]
+    strips = np.add.reduce(lines, axis=1, dtype=np.uint16)
+    cells = strips[:, : _BLOCKS[1] * columns * colours].reshape(*_BLOCKS, columns, colours)
+    places = range(columns)[_picked(columns)]
+    sums = cells[:, :, places[0]].copy()
+    for place in places[1:]:
+        sums += cells[:, :, place]
+    return np.asarray(sums / np.float32(len(places) * lines.shape[1]), np.float32)
+
+
+def _picked(count: int) -> slice:
+    """``_PIXELS`` of ``count``, evenly, or all where there are no more."""
+    step = max(1, count // _PIXELS)
+    return slice(0, step * min(_PIXELS, count), step)
 
 
 def _levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:
