@@ -11,7 +11,8 @@ labels are the numbers of ImageNet's 1,000 classes, in the order of their WordNe
 picture counts once, with its class as truth. Without, the float network's own answer is the
 truth, so that the points lost are the share of answers that INT8 changed; and where more
 samples are asked for than there are photographs, each also gives parts of itself, drawn at
-random. No photograph is in two splits.
+random. No photograph is in two splits, but that what a fine-tune learns (``train``) are parts,
+drawn at random, of those that calibrate.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mla_edge.signals import Frame, InputSpec, Sample, Tier
 SIDE, CLASSES = 224, 1000
 LABELS = tuple(str(number) for number in range(CLASSES))
 INPUT = InputSpec("image", "image", (1, 3, SIDE, SIDE))
-SHARES = {"train": 0.0, "calibrate": 0.25, "tune": 0.1, "test": 0.65}  # of the photographs
+SHARES = {"calibrate": 0.25, "tune": 0.1, "test": 0.65}  # of the photographs
 CENTRE = 0.875  # of the shorter side: what the authors measured on
 LEAST = 0.5  # of it, for parts drawn at random
 ENDINGS = (".jpg", ".jpeg", ".png")
@@ -106,7 +107,7 @@ class Pictures:
             reached += share
             last = round(reached * len(order))
             self.splits[split], first = order[first:last], last
-        if not all(files for split, files in self.splits.items() if SHARES[split]):
+        if not all(self.splits.values()):
             raise ConfigError(
                 f"{folder}: {len(order)} pictures are too few to split",
                 hint=f"give a folder with some dozens of photographs ({', '.join(ENDINGS)})",
@@ -114,8 +115,9 @@ class Pictures:
 
     def samples(self, split: str, count: int, seed: int) -> list[Sample]:
         """``count`` pictures of ``split`` with their truth."""
-        files = self.splits[split]
-        if self.classes and count > len(files):
+        learned = split == "train"
+        files = self.splits["calibrate" if learned else split]
+        if self.classes and not learned and count > len(files):
             raise ConfigError(
                 f"{count} labelled pictures of {split!r} are wanted, {len(files)} are there",
                 hint="give --calibration a set that asks for fewer, or --data more pictures",
@@ -123,7 +125,7 @@ class Pictures:
         samples = []
         for number in range(count):
             path = files[number % len(files)]
-            view = view_of(read_picture(path), number // len(files), (seed, number))
+            view = view_of(read_picture(path), number // len(files) + learned, (seed, number))
             truth = self.classes[path.parent.name] if self.classes else self._answer(view)
             samples.append(Sample({"image": Frame(view, 0.0, truth=truth)}))
         return samples

@@ -98,7 +98,6 @@ def test_no_photograph_is_in_two_splits(lite0, tmp_path):
     pictures = lite0.Pictures(tmp_path, Red())
     splits = {name: set(files) for name, files in pictures.splits.items()}
     assert {name: len(files) for name, files in splits.items()} == {
-        "train": 0,
         "calibrate": 10,
         "tune": 4,
         "test": 26,
@@ -132,6 +131,10 @@ def test_folders_named_by_class_number_are_labels_and_count_once(lite0, tmp_path
     assert {sample.truth for sample in samples} == {"281", "7"}
     with pytest.raises(ConfigError, match="27 labelled pictures of 'test' are wanted, 26"):
         pictures.samples("test", 27, 0)
+    # A fine-tune asks for more than there are: parts of those that calibrate, none of the test.
+    parts = pictures.samples("train", 25, 0)
+    assert {sample.truth for sample in parts} <= {"281", "7"}
+    assert len({sample.signals["image"].image.shape for sample in parts}) > 5
 
 
 def test_wordnet_folders_have_a_number_only_among_all(lite0, tmp_path):
