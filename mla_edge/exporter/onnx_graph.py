@@ -136,6 +136,13 @@ def kept_nodes(model: Any) -> list[str]:
     return nodes_within(model, json.loads(entries.get(KEEP_FLOAT32, "[]")))
 
 
+def keep_float(model: Any, scope: str) -> None:
+    """Let the nodes in ``scope``, which ends in a slash, stay in float32 too."""
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    scopes = [*json.loads(entries.get(KEEP_FLOAT32, "[]")), scope]
+    onnx.helper.set_model_props(model, {**entries, KEEP_FLOAT32: json.dumps(scopes)})
+
+
 def nodes_within(model: Any, scopes: Sequence[str]) -> list[str]:
     """Names of the nodes that lie in one of ``scopes``, which end in a slash."""
     # Where a module is called again, the exporter counts: /gate/inner_1/MatMul.

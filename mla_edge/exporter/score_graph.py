@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 import numpy as np
 
 from mla_edge.errors import ExportError, MissingDependency
-from mla_edge.exporter.onnx_graph import nodes_within
+from mla_edge.exporter.onnx_graph import keep_float, nodes_within
 from mla_edge.signals import PRESENT, SCORE
 
 try:
@@ -22,6 +22,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from mla_edge.exporter.score import ScoreHead
 
+_SCOPE = f"/{SCORE}/"
 POOLED = "score/pooled"  # [1, features]
 
 
@@ -73,7 +74,8 @@ def add_score(data: bytes, head: ScoreHead, path: str) -> bytes:
         _add(graph, "Gemm", of_mask, "share")
         share = "score/share"
     _add(graph, "Mul", ["score/contradicts", share], "probability")
-    graph.node[-1].output[0] = graph.node[-1].name = SCORE
+    graph.node[-1].output[0] = SCORE
+    keep_float(model, _SCOPE)
     graph.output.append(helper.make_tensor_value_info(SCORE, TensorProto.FLOAT, (1, 1)))
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -112,4 +114,4 @@ def _add(
             numpy_helper.from_array(np.ascontiguousarray(value, np.float32), names[-1])
         )
     made = f"{SCORE}/{output}"
-    graph.node.append(helper.make_node(operator, names, [made], made, **attributes))
+    graph.node.append(helper.make_node(operator, names, [made], f"/{made}", **attributes))
