@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from mla_edge.bundle import LEARNED, ModePolicy, RouterPolicy
+from mla_edge.certify import THRESHOLDS
+from mla_edge.runtime.certification import Listener
 from mla_edge.runtime.routing import CascadeRouter, Router, softmax
 
 POLICY = RouterPolicy(
@@ -52,3 +54,14 @@ def test_the_cascade_is_a_router():
     for name in ("skip", "judge"):
         ours = inspect.signature(getattr(CascadeRouter, name))
         assert ours == inspect.signature(getattr(Router, name))
+
+
+def test_a_certification_listens_to_the_score_that_routes():
+    policy = RouterPolicy(
+        {"image": ModePolicy(1.0, 0.9, LEARNED, (0.9, 0.5)), "audio": ModePolicy(1.0, 0.9)}
+    )
+    listener = Listener(policy)
+    listener.judge("image", np.zeros(2, np.float32), np.array([[0.25]], np.float32))
+    assert (listener.score, listener.confidence) == (0.75, 0.5)
+    assert listener.thresholds("image") == (0.9, 0.5)
+    assert listener.thresholds("audio") == THRESHOLDS
