@@ -215,7 +215,9 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
 
 def _score_words(mode: Dict[str, Any]) -> str:
     """How the learned score and confidence did, where one was learned, and which routes."""
-    both = {name: value for name, value in mode["normalised"].items() if value is not None}
+    both = {
+        name: value for name, value in mode.get("normalised", {}).items() if value is not None
+    }
     if not both:
         return ""
     figures = ", ".join(f"{name} {value:.2f}" for name, value in both.items())

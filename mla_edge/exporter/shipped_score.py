@@ -111,7 +111,7 @@ def attach_score(
     pooled = pooled_by(part.module)
     graphs = {"tensorrt": first.tensorrt_graph, "cpu": first.cpu_graph}
     data = {form: path.read_bytes() for form, path in graphs.items()}
-    key = hash_of("score", *data.values(), json.dumps(score.head.to_json()))
+    key = hash_of("score", job.base, *data.values(), json.dumps(score.head.to_json()))
     entry = job.cache.find(key)
     if entry is None:
 

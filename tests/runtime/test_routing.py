@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from mla_edge.bundle import LEARNED, ModePolicy, RouterPolicy
+from mla_edge.certify import THRESHOLDS
+from mla_edge.runtime.listening import Listener
 from mla_edge.runtime.routing import (
     ALARM,
     DWELL,
@@ -139,3 +141,14 @@ def test_retreating_to_a_more_careful_rung_and_from_the_last():
     assert judge(router, 0.85) == ESCALATED
     router.retreat("image", None)
     assert judge(router, 0.99) == ALARM
+
+
+def test_a_certification_listens_to_the_score_that_routes():
+    policy = RouterPolicy(
+        {"image": ModePolicy(1.0, 0.9, LEARNED, (0.9, 0.5)), "audio": ModePolicy(1.0, 0.9)}
+    )
+    listener = Listener(policy)
+    listener.judge("image", np.zeros(2, np.float32), np.array([[0.25]], np.float32))
+    assert (listener.score, listener.confidence) == (0.75, 0.5)
+    assert listener.thresholds("image") == (0.9, 0.5)
+    assert listener.thresholds("audio") == THRESHOLDS
