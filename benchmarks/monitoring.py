@@ -24,7 +24,7 @@ import numpy as np
 
 import mla_edge
 from mla_edge.bundle import Bundle
-from mla_edge.errors import MlaEdgeError
+from mla_edge.errors import ConfigError, MlaEdgeError
 from mla_edge.recording_format import Session
 from mla_edge.runtime.auditing import Alarm
 from mla_edge.runtime.recorder import Recorder
@@ -92,12 +92,6 @@ def replay(bundle: Bundle, path: Path, audit_rate: float | None) -> dict[str, An
     alarms: list[tuple[float, str]] = []
     made: list[Prediction] = []
     with mla_edge.load(bundle.folder, threads=1, audit_rate=audit_rate) as model:
-        if "image" not in model.certified:
-            raise MlaEdgeError(
-                f"{bundle.folder} has no certificate for pictures that holds here",
-                hint=f"certify it: mla-edge certify {bundle.folder} --data DIR",
-            )
-
         def on_alarm(alarm: Alarm) -> None:
             alarms.append((made[-1].decision_time_s, str(alarm)))
 
@@ -122,6 +116,12 @@ def part(made: list[Prediction]) -> dict[str, float]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Record, replay twice, and compare."""
     bundle = Bundle.read(args.bundle)
+    with mla_edge.load(bundle.folder, threads=1) as model:
+        if "image" not in model.certified:
+            raise ConfigError(
+                f"{bundle.folder} has no certificate for pictures that holds here",
+                hint=f"certify it: mla-edge certify {bundle.folder} --data DIR",
+            )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "half.mcap"
         record(bundle, path, args)
@@ -157,7 +157,9 @@ def words(found: dict[str, Any]) -> str:
             shares = f"{row['right']:.1%} | {row['full']:.1%}"
             lines.append(f"| {name}, {when} | {row['decisions']} | {shares} |")
     lines += [f"{each['after_s']:.1f} s after: {each['says']}" for each in found["alarms"]]
-    return "\n".join(lines or ["no alarm"])
+    for mode, each in found["audits"].items():
+        lines.append(f"{mode}: {each['disagreements']} of {each['audits']} audits disagreed")
+    return "\n".join(lines)
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from mla_edge.machine_files import read
 FOLDER = "certificates"
 SESSIONS = "sessions"
 """What an attempt calls the policy as a whole, beside modes."""
+_PREPARE = ("preprocess.py", "area_average.py")
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
@@ -293,5 +294,6 @@ def _whole_name(engine: str) -> str:
 def _preprocessing(bundle: Bundle) -> str:
     """Of the code that prepares a sample, and of the inputs that it prepares."""
     digest = hashlib.sha256(repr(bundle.inputs).encode())
-    digest.update((Path(__file__).parent / "preprocess.py").read_bytes())
+    for name in _PREPARE:
+        digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()
