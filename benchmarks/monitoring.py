@@ -92,6 +92,7 @@ def replay(bundle: Bundle, path: Path, audit_rate: float | None) -> dict[str, An
     alarms: list[tuple[float, str]] = []
     made: list[Prediction] = []
     with mla_edge.load(bundle.folder, threads=1, audit_rate=audit_rate) as model:
+
         def on_alarm(alarm: Alarm) -> None:
             alarms.append((made[-1].decision_time_s, str(alarm)))
 
