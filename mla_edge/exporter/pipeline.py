@@ -182,7 +182,7 @@ def export(
             facts["provenance"]["golden"] = match_golden(job, results, golden)
             write_golden(folder / GOLDEN, golden)
             write_graphs(folder, plan.network, results)
-            solos.copy_into(folder / "graphs")
+            solos.copy_into(folder / "graphs", plan.network)
             if request.profile.endswith(".toml"):
                 shutil.copyfile(request.profile, folder / own_file(plan.profile.name))
             reporting.write(folder, facts)

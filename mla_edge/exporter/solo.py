@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
@@ -23,12 +22,14 @@ from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.policy import DOUBT, MAX_LOSS, confidence, samples_needed
 from mla_edge.exporter.quantization import run_with
 from mla_edge.exporter.runs import measure_costs, open_engines, run_tiers
+from mla_edge.exporter.showing import show, shown_by
 from mla_edge.exporter.steps import hash_of
-from mla_edge.signals import PRESENT, SCORE, InputSpec, Tensors, solo_of
+from mla_edge.signals import PRESENT, SCORE, InputSpec, Tensors, attention_of, solo_of
 
 if TYPE_CHECKING:
     from mla_edge.exporter.job import Job
     from mla_edge.exporter.tiers import TierResult
+    from mla_edge.networks import Network
 
 try:
     import onnx
@@ -67,10 +68,19 @@ class Solos:
     graphs: Mapping[str, Path]
     tried: tuple[Tried, ...] = ()
 
-    def copy_into(self, folder: Path) -> None:
-        """Put the graphs beside those of the tiers, in the form that runs on processors."""
-        for name, path in self.graphs.items():
-            shutil.copyfile(path, folder / f"{name}.cpu.onnx")
+    def copy_into(self, folder: Path, network: Network) -> None:
+        """Put the graphs beside those of the tiers, in the form that runs on processors.
+
+        They give the attention over their input, where the tier does.
+        """
+        lite = network.tiers[0]
+        for spec in network.inputs:
+            path = self.graphs.get(solo_of(lite.tier.name, spec.name))
+            if path is not None:
+                name = attention_of(spec.name)
+                seen = {key: of for key, of in shown_by(lite.module).items() if key == name}
+                out = folder / f"{solo_of(lite.tier.name, spec.name)}.cpu.onnx"
+                out.write_bytes(show(path.read_bytes(), seen))
 
 
 def add_solos(job: Job, results: Sequence[TierResult], policy: RouterPolicy) -> Solos:

@@ -38,6 +38,9 @@ Preprocess = Callable[..., Tensors]
 """As ``preprocess.Preprocessor``: of a sample, and of the inputs that are filled already."""
 
 
+_SOLO = -1  # among the answers of the tiers: what one input alone gave
+
+
 class FusedModel:
     """Preprocess, infer and route. Not thread-safe: one model, one thread."""
 
@@ -128,7 +131,7 @@ class FusedModel:
             certificate=covered if reason not in HELD_BACK else None,
             degraded=self._degraded(mode, reason),
             probabilities=probabilities,
-            shown=_shown(answers.get(tier, {})) if self.shows else None,
+            shown=_shown(answers[_SOLO if reason == ALONE else tier]) if self.shows else None,
         )
         if self._memory is not None:
             self._memory.keep(made if reason not in HELD_BACK else None)
@@ -249,12 +252,18 @@ class FusedModel:
             outputs = self._solos[asked].run({asked: alone[asked]})
             verdict = self._router.judge_solo(mode, _finite(outputs[LOGITS][0], asked))
             if verdict.keep:
+                if self.shows:
+                    answers[_SOLO] = {**outputs, GATE: self._only(asked)}
                 return 0, ALONE, verdict.probabilities, lambda: dict(self._preprocess(sample))
             tensors = dict(self._preprocess(sample, (asked,)))
         tier, reason, probabilities = self._decide(
             mode, why, tensors, answers, captured_s, clock
         )
         return tier, reason, probabilities, lambda: tensors
+
+    def _only(self, name: str) -> np.ndarray:
+        """The gate where nothing but ``name`` is looked at, float32 [1, modalities]."""
+        return np.array([[float(spec.name == name) for spec in self.bundle.inputs]], np.float32)
 
     def _decide(  # noqa: PLR0913 - what it decides on, and what is known of that
         self,

@@ -75,6 +75,14 @@ def test_where_sound_is_sure_the_picture_is_not_looked_at(asked):
     assert engines["full"].calls[0]["present"].tolist() == [[1, 1]]
 
 
+def test_who_looks_sees_that_nothing_else_was_looked_at(asked):
+    model, engines = asked
+    engines["lite.audio"].says(1, margin=8)
+    assert model.infer(both()).shown is None
+    model.shows = True
+    assert model.infer(both()).shown["gate"].tolist() == [[0, 1]]
+
+
 def test_where_it_is_not_lite_is_asked_with_both(asked):
     model, engines = asked
     engines["lite.audio"].says(1, margin=2)  # 79 %
