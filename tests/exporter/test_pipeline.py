@@ -191,7 +191,8 @@ def test_an_interrupt_in_any_step_leaves_nothing(request, tmp_path, which, least
     points = list(dict.fromkeys(step_names(wanted, StepCache(tmp_path / "first"))))
     assert len(points) > least
     assert {tier for _, tier, _ in points} == {"", *tiers}
-    for number, point in enumerate(points):
+    # Two tiers have the steps of one twice: every third is enough of them.
+    for number, point in enumerate(points if len(tiers) == 1 else points[::3]):
         cache = StepCache(tmp_path / "steps" / str(number % 2))
 
         def interrupt(event, point=point):

@@ -263,7 +263,9 @@ def test_200_faults_are_told_and_over_and_nothing_is_left_of_them(model):
     assert set(modes) == {"image+audio", "image", "audio"}
     assert left[:2] == (threads, files)
     assert left[2] - traced < 200_000  # 1 kB a fault, and a picture has 9
-    assert left[3] - rss < 10_000_000
+    # After a whole suite the process has a gigabyte, which grows by some MB at any time; a
+    # picture kept for each fault, or a sound card, would be far more.
+    assert left[3] - rss < 50_000_000
     assert not [t for t in threading.enumerate() if t.name.startswith("mla-edge")]
 
 
