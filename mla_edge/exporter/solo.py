@@ -24,7 +24,7 @@ from mla_edge.exporter.quantization import run_with
 from mla_edge.exporter.runs import measure_costs, open_engines, run_tiers
 from mla_edge.exporter.showing import show, shown_by
 from mla_edge.exporter.steps import hash_of
-from mla_edge.signals import PRESENT, SCORE, InputSpec, Tensors, attention_of, solo_of
+from mla_edge.signals import NOTHING, PRESENT, SCORE, InputSpec, Tensors, attention_of, solo_of
 
 if TYPE_CHECKING:
     from mla_edge.exporter.job import Job
@@ -86,11 +86,13 @@ class Solos:
 def add_solos(job: Job, results: Sequence[TierResult], policy: RouterPolicy) -> Solos:
     """Ask an input alone first in each mode of several where the tune samples say that it pays.
 
-    For two tiers whose first takes every input itself.
+    For two tiers whose first takes every input itself, and classes that all say something: that
+    there is nothing to see does not say that there is nothing to hear.
     """
     inputs = job.network.inputs
     takes = {value.name for value in load_model(results[0].cpu_graph).graph.input}
-    if len(results) != 2 or takes != {PRESENT, *(spec.name for spec in inputs)}:
+    whole = takes == {PRESENT, *(spec.name for spec in inputs)}
+    if len(results) != 2 or not whole or NOTHING in job.network.labels:
         return Solos(policy, {})
     key = hash_of(
         "solo",
