@@ -1,13 +1,12 @@
 """A certified bundle on a recording whose pictures grow bad half-way: do audits notice?
 
-    python benchmarks/monitoring.py BUNDLE [--seconds 120] [--audit-rate 0.5] [--json]
+    python benchmarks/monitoring.py BUNDLE [--seconds 200] [--audit-rate 1] [--json]
 
 BUNDLE is one of ``digits`` that is certified for pictures, as `mla-edge certify` does it. The
 simulator's camera is recorded for so many seconds as it is, then for as many with what
 ``--occlude``, ``--blur`` and ``--noise`` do to it. The recording is replayed with audits, and
-once without.
-What is to be seen: no alarm in the first half, one soon after the change, and more right after
-it than without audits, for the full tier answers then.
+once without. What is to be seen is whether there is an alarm in the first half, which there
+should not be, how soon one comes after the change, and how many are right until then and after.
 """
 
 from __future__ import annotations
@@ -167,11 +166,11 @@ def main() -> int:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--audit-rate", type=float, default=0.5)
-    parser.add_argument("--occlude", type=float, default=0.4, help="share of the picture")
-    parser.add_argument("--blur", type=float, default=0.0, help="pixels")
-    parser.add_argument("--noise", type=float, default=0.0, help="grey levels")
+    parser.add_argument("--seconds", type=float, default=200)
+    parser.add_argument("--audit-rate", type=float, default=1.0)
+    parser.add_argument("--occlude", type=float, default=0.0, help="share of the picture")
+    parser.add_argument("--blur", type=float, default=4.0, help="pixels")
+    parser.add_argument("--noise", type=float, default=60.0, help="grey levels")
     parser.add_argument("--json", action="store_true", help="print JSON, not Markdown")
     args = parser.parse_args()
     try:

@@ -152,8 +152,8 @@ def check_rate(rate: float) -> None:
 
 
 def _watch(rung: Rung) -> Monitor:
-    # A rate of 0 or 1 cannot be watched: bounds are of a finite sample, so neither comes up
-    # but by rounding.
+    # A rate of 0 or 1 cannot be watched. 1 is that of certificates which did not note it yet:
+    # they never raise an alarm.
     return Monitor(min(max(rung.differ_rate, 1e-6), 1 - 1e-6), alpha=FALSE_ALARMS)
 
 

@@ -66,10 +66,9 @@ class FusedModel:
         ``runs_on`` says what the engines are, ``engines_key`` the machine that TensorRT's were
         built on, ``note`` why not others; ``certified`` has the id of the certificate of each
         mode that has one, ``certified_sessions`` that of whole sessions, if it covers how
-        decisions are reused; ``deadline`` keeps the dear tiers from coming late, ``guard``
-        from being asked at all, ``memory``
-        reuses a decision while nothing changes, ``auditor`` checks some of the cheap ones.
-        BundleError says where the engines do not fit the bundle.
+        decisions are reused; ``deadline`` keeps the dear tiers from coming late, ``guard`` from
+        being asked at all, ``memory`` reuses a decision while nothing changes, ``auditor``
+        checks some of the cheap ones. BundleError says where the engines do not fit the bundle.
         """
         self.bundle = bundle
         self.runs_on = runs_on
@@ -131,7 +130,10 @@ class FusedModel:
             certificate=covered if reason not in HELD_BACK else None,
             degraded=self._degraded(mode, reason),
             probabilities=probabilities,
-            shown=_shown(answers[_SOLO if reason == ALONE else tier]) if self.shows else None,
+            # Who looks may come at any moment, from another thread.
+            shown=_shown(answers.get(_SOLO if reason == ALONE else tier, {}))
+            if self.shows
+            else None,
         )
         if self._memory is not None:
             self._memory.keep(made if reason not in HELD_BACK else None)

@@ -83,6 +83,20 @@ def test_who_looks_sees_that_nothing_else_was_looked_at(asked):
     assert model.infer(both()).shown["gate"].tolist() == [[0, 1]]
 
 
+def test_who_begins_to_look_in_the_middle_of_a_decision_breaks_nothing(asked, monkeypatch):
+    model, engines = asked
+    engines["lite.audio"].says(1, margin=8)
+    route = model._route
+
+    def look(*given):
+        found = route(*given)
+        model.shows = True  # as the web view's thread does
+        return found
+
+    monkeypatch.setattr(model, "_route", look)
+    assert model.infer(both()).shown == {}
+
+
 def test_where_it_is_not_lite_is_asked_with_both(asked):
     model, engines = asked
     engines["lite.audio"].says(1, margin=2)  # 79 %
