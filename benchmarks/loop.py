@@ -1,6 +1,6 @@
 """How old what a decision is made from is: our loop, and the others that people write.
 
-    python benchmarks/loop.py BUNDLE [--network-ms 45] [--seconds 10] [--json]
+    python benchmarks/loop.py [BUNDLE] [--network-ms 45] [--seconds 10] [--json]
 
 One camera for all (``stamped_camera.py``: 30 pictures a second over HTTP, each with its capture
 time in it), and a network of the same cost for all: ``--network-ms`` of one core. Each loop
@@ -37,6 +37,7 @@ from typing import Any, List, Tuple
 
 import loops
 import numpy as np
+from default_bundle import add_bundle
 from loops import BACK, Log, think
 from stamped_camera import FPS, read_stamp
 
@@ -285,7 +286,7 @@ def loops_to_run(args: argparse.Namespace) -> list[str]:
         sys.stderr.write(
             f"no row of MediaPipe: {args.mediapipe_python} cannot import it; make an "
             "environment for it and name its Python:\n  python -m venv .venv-mediapipe && "
-            ".venv-mediapipe/bin/pip install mediapipe\n  python benchmarks/loop.py BUNDLE "
+            ".venv-mediapipe/bin/pip install mediapipe\n  python benchmarks/loop.py "
             "--mediapipe-python .venv-mediapipe/bin/python\n"
         )
     return names
@@ -303,7 +304,7 @@ def has_mediapipe(python: str) -> bool:
 def main() -> int:
     """Measure, and print a table for each cost of the network."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("bundle", type=Path)
+    add_bundle(parser)
     parser.add_argument("--network-ms", type=float, action="append", help="45; may be repeated")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--loop", choices=LOOPS, action="append")

@@ -1,6 +1,6 @@
 """What the runtime adds to the engines: JSON with milliseconds a tick.
 
-    python benchmarks/overhead.py bundles/digits-host --seconds 10
+    python benchmarks/overhead.py [BUNDLE] --seconds 10
 
 A tick is one ``next`` of ``run``, from asking for a decision to having it: polling the sources,
 waiting for news, preprocessing, routing, making the prediction. Two things are timed apart and
@@ -21,6 +21,7 @@ import time
 from typing import Any, Callable, Iterator
 
 import numpy as np
+from default_bundle import add_bundle
 
 import mla_edge
 from mla_edge.bundle import Bundle
@@ -114,7 +115,7 @@ def percentiles(values: np.ndarray) -> dict[str, float]:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle")
+    add_bundle(parser)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Faults at random for as long as asked: does it come back each time, and does it leak?
 
-    python benchmarks/soak.py BUNDLE [--minutes 20] [--seed 0] [--json]
+    python benchmarks/soak.py [BUNDLE] [--minutes 20] [--seed 0] [--json]
 
 The camera is real as far as the runtime goes: ``stamped_camera.py`` over HTTP, which is killed
 and started again, or stalls. The microphone is the simulator's, whose reads fail, give nothing,
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from default_bundle import add_bundle
 from loop import camera_at, free_port
 from stamped_camera import read_stamp
 
@@ -251,7 +252,7 @@ def report(
 def main() -> int:
     """Soak, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("bundle", type=Path)
+    add_bundle(parser)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=0, help="of the camera; 0: a free one")
