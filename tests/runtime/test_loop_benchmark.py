@@ -1,4 +1,4 @@
-"""benchmarks/loop.py and cold_start.py: what they count, and that they run."""
+"""benchmarks/loop.py, cold_start.py and overhead.py: what they count, and that they run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SPAN = (100.0, 101.0)
 @pytest.fixture
 def programs(monkeypatch):
     """The modules of the benchmark, by name; they import each other as scripts do."""
-    names = ("stamped_camera", "loops", "loop", "cold_start")
+    names = ("stamped_camera", "loops", "loop", "cold_start", "overhead")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     modules = {name: __import__(name) for name in names}
     yield modules
@@ -107,3 +107,29 @@ def test_the_start_is_measured_on_both_cameras(programs, small_bundle, monkeypat
     for row in rows.values():
         assert 0 < row["first_decision_cpu_s"] <= row["first_decision_s"] * os.cpu_count()
         assert row["resident_mb"] <= row["most_resident_mb"]
+
+
+def test_the_age_of_decisions_is_held_against_one_and_a_half_frames(
+    programs, small_bundle, monkeypatch, capsys
+):
+    words = [str(small_bundle.folder), "--seconds", "1"]
+    monkeypatch.setattr(sys, "argv", ["overhead.py", *words])
+    programs["overhead"].main()
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["age_less_engines_ms"]["wanted_p99"] == 50
+    for name in ("age_ms", "age_less_engines_ms", "overhead_ms"):
+        assert 0 < shown[name]["p50"] <= shown[name]["p99"]
+    assert shown["age_less_engines_ms"]["p50"] < shown["age_ms"]["p50"]
+
+
+def test_pictures_that_were_drawn_before_are_the_simulators(programs):
+    module = programs["overhead"]
+    options = module.DigitsOptions.parse("sim://digits?size=96x64")
+    drawn = module.DrawnBefore(options, module.InputSpec("audio", "audio", (1, 8000), 8000))
+    world = module.DigitsWorld(options)
+    for number in (0, 7, 29):
+        expected, truth = world.frame(number / options.fps)
+        picture, said = drawn.frame(3 + number / options.fps)
+        assert (picture == expected).all()
+        assert said == truth
+    assert drawn.sound(9.0, 8000, 8000)[0].shape == (8000,)
