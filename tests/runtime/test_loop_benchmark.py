@@ -45,15 +45,23 @@ def test_a_network_takes_its_time_of_the_processor(programs):
 def test_repeated_and_missed_pictures_are_counted(programs):
     taken = [100 + n / 30 for n in (0, 1, 1, 4, 5)]  # the second twice, two left out
     decisions = [(each + 0.05, each) for each in taken] + [(99.0, 98.9), (102.0, 101.9)]
-    figures = programs["loop"].figures(decisions, SPAN)
+    figures = programs["loop"].figures(decisions, [], SPAN)
     assert figures["decisions"] == 5
     assert figures["age_p50_ms"] == figures["age_max_ms"] == 50.0
     assert (figures["repeated"], figures["missed"]) == (1, 2)
+    assert figures["repeated_unmarked"] == 1
+
+
+def test_a_repeated_picture_is_marked_by_what_was_said_with_it(programs):
+    decisions = [(100.1, 100.0), (100.2, 100.0), (100.3, 100.0), (100.4, 100.35)]
+    told = [(100.2, "repeated"), (100.25, "lost")]
+    figures = programs["loop"].figures(decisions, told, SPAN)
+    assert (figures["repeated"], figures["repeated_unmarked"]) == (2, 1)
 
 
 def test_a_stale_decision_is_marked_only_by_what_was_said_before_it(programs):
     decisions = [(100.2, 99.9), (100.55, 99.9), (100.8, 99.9), (101.3, 101.25)]
-    told = [(100.7, "stale"), (101.3, "back")]
+    told = [(100.3, "repeated"), (100.7, "stale"), (101.3, "back")]
     after = programs["loop"].after_break(decisions, told, *SPAN)
     assert after == {
         "stale_decisions": 2,
@@ -71,7 +79,7 @@ def test_each_loop_is_a_row_and_a_dash_is_never(programs):
         "recovered_after_s": None,
     }
     row = {
-        **programs["loop"].figures([(100.1, 100.0)], SPAN),
+        **programs["loop"].figures([(100.1, 100.0)], [], SPAN),
         "loop": "plain",
         "cores": 1.0,
         "memory_mb": 70,
