@@ -39,6 +39,7 @@ from mla_edge.simulator.digits import DigitsOptions, DigitsWorld
 from mla_edge.simulator.sources import SimCamera, SimMicrophone
 
 CAMERA = "sim://digits?size=640x480"
+WARM_UP = 5  # decisions that are not counted
 MOST_AGE_MS = 1.5 * 1e3 / 30  # of the oldest data used, engines aside
 
 
@@ -171,8 +172,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     bundle = Bundle.read(options.bundle)
-    measured = np.array(list(ticks(bundle, options.seconds, options.threads)))[5:] * 1e3
-    aged = np.array(list(ages(bundle, options.seconds, options.threads)))[5:] * 1e3
+    measured = np.array(list(ticks(bundle, options.seconds, options.threads)))[WARM_UP:] * 1e3
+    aged = np.array(list(ages(bundle, options.seconds, options.threads)))[WARM_UP:] * 1e3
+    if not len(measured) or not len(aged):
+        parser.error(f"{WARM_UP} decisions or fewer were made: give more --seconds")
     figures = {
         "bundle": bundle.name,
         "ticks": len(measured),

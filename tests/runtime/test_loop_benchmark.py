@@ -120,7 +120,7 @@ def test_the_start_is_measured_on_both_cameras(programs, small_bundle, monkeypat
 def test_the_age_of_decisions_is_held_against_one_and_a_half_frames(
     programs, small_bundle, monkeypatch, capsys
 ):
-    words = [str(small_bundle.folder), "--seconds", "1"]
+    words = [str(small_bundle.folder), "--seconds", "3"]
     monkeypatch.setattr(sys, "argv", ["overhead.py", *words])
     programs["overhead"].main()
     shown = json.loads(capsys.readouterr().out)
