@@ -119,7 +119,8 @@ class Attempt:
     made: str  # ISO 8601, UTC
     certified: tuple[str, ...]  # modes, or SESSIONS
     failed: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()  # sha256 of what may come again in other data: sessions
+    parts: tuple[str, ...] = ()
+    """Of what may come again in other data: sha256 of sessions, its first letters of units."""
 
     def looked_at(self, hashes: set[str]) -> bool:
         """Whether any data of ``hashes`` was in it."""
@@ -201,7 +202,7 @@ def read_certificate(bundle: Bundle) -> Certificate | None:
                         **row,
                         "certified": tuple(row["certified"]),
                         "failed": tuple(row["failed"]),
-                        "parts": tuple(row.get("parts", ())),
+                        "parts": _parts(row.get("parts", "")),
                     }
                 )
                 for row in found["attempts"]
@@ -224,7 +225,11 @@ def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
             mode: {**dataclasses.asdict(each), "claim": each.claim(mode)}
             for mode, each in certificate.modes.items()
         },
-        "attempts": [dataclasses.asdict(attempt) for attempt in certificate.attempts],
+        "attempts": [
+            # One text: thousands of units would be as many lines.
+            {**dataclasses.asdict(attempt), "parts": " ".join(attempt.parts)}
+            for attempt in certificate.attempts
+        ],
     }
     sessions = certificate.sessions
     if sessions is not None:
@@ -249,6 +254,10 @@ def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
 
 def _name(bundle: Bundle) -> str | None:
     return next((name for name in bundle.files if name.startswith(f"{FOLDER}/")), None)
+
+
+def _parts(told: str | list[str]) -> tuple[str, ...]:
+    return tuple(told.split() if isinstance(told, str) else told)  # once they were a list
 
 
 def _checked(values: Mapping[str, Any]) -> ModeCertificate:

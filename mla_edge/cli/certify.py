@@ -150,7 +150,8 @@ def _tell(
     if not ok:
         refused = AccuracyGateError(
             problem + "\n" + "\n".join(words),
-            hint="record more, independent of one another, or claim less: a larger --epsilon",
+            hint=f"record {'new ones' if shown['attempt'] else 'more'}, independent of one "
+            "another, or claim less: a larger --epsilon",
         )
         refused.details.update(shown)
         raise refused

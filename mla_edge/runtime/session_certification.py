@@ -37,7 +37,8 @@ from mla_edge.certify import (
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import find_parts
-from mla_edge.runtime.certification import check_tiers, continue_certificate, find_spent
+from mla_edge.runtime.attempts import continue_certificate, find_spent, tell_again
+from mla_edge.runtime.certification import check_tiers
 from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.replay import Replay
 from mla_edge.runtime.routing import CascadeRouter
@@ -101,7 +102,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
             f"{recordings}: holds a session twice", hint="copies prove nothing: remove them"
         )
     before = read_certificate(bundle)
-    spent = find_spent(before, set(hashes.values()), again=again)
+    spent = find_spent(before, hashes.values(), what="sessions", again=again)
     if len(found) < fewest:
         why = (
             f"{len(found)} sessions cannot show it: {fewest - len(found)} more are needed if "
@@ -243,8 +244,8 @@ def _why(losses: np.ndarray, epsilon: float, delta: float, p_value: float) -> st
         return why
     needed = max(len(losses), sessions_needed(epsilon, delta, like=losses))
     return (
-        f"{why}; if others lose as these do, about {needed} sessions are needed, "
-        f"{needed - len(losses)} more"
+        f"{why}; if others lose as these do, about {needed} new sessions are needed"
+        f"{tell_again(len(losses), needed)}"
     )
 
 

@@ -41,6 +41,7 @@ def record(path, count=400, *, labels=None, seed=0, **arrays):
     pictures = np.zeros((count, 16, 16, 3), np.uint8)
     for row, colour in enumerate(shown):
         pictures[row] = COLOURS[NAMES[colour]]
+    pictures[:, 0, :2] = rng.integers(256, size=(count, 2, 3))  # no two are the same picture
     truth = [NAMES[colour] for colour in shown] if labels is None else labels
     present = np.tile([1, 0], (count, 1))
     made = {"image": pictures, "audio": np.zeros((count, 800), np.float32), "labels": truth}
@@ -139,7 +140,7 @@ def test_a_ladder_has_a_rung_for_each_epsilon_and_runs_by_the_boldest(contrary, 
     assert [rung["epsilon"] for rung in told["rungs"]] == [0.0001, 0.02, 0.05]
     assert [rung["certified"] for rung in told["rungs"]] == [False, True, True]
     assert (
-        "1000 independent units cannot show it: 39942 more are needed if none"
+        "1000 independent units cannot show it: 40942 new ones could if none is lost"
         in (told["rungs"][0]["why"])
     )
     mode = read_certificate(Bundle.read(bundle.folder)).modes["image"]
@@ -182,9 +183,9 @@ def test_a_certificate_from_before_there_were_ladders_is_read(small_bundle, tmp_
 def test_data_is_used_once_and_a_second_look_costs_confidence(small_bundle, tmp_path):
     data = record(tmp_path / "new.npz")
     certify_bundle(small_bundle.folder, data)
-    with pytest.raises(ConfigError, match="certified this bundle before") as caught:
+    with pytest.raises(ConfigError, match="400 of these 400 units were looked at") as caught:
         certify_bundle(small_bundle.folder, data, epsilon=0.02)
-    assert "--again" in caught.value.hint
+    assert "certify on new units alone, or give --again" in caught.value.hint
     second = certify_bundle(small_bundle.folder, data, epsilon=0.02, again=True)
     assert second.attempt == 2
     image = next(each for each in second.modes if each.mode == "image").certificate
@@ -192,12 +193,98 @@ def test_data_is_used_once_and_a_second_look_costs_confidence(small_bundle, tmp_
     # The same samples in another file, compressed: still the same data.
     with np.load(data) as arrays:
         np.savez_compressed(tmp_path / "copy.npz", **arrays)
-    with pytest.raises(ConfigError, match="certified this bundle before"):
+    with pytest.raises(ConfigError, match="were looked at before"):
         certify_bundle(small_bundle.folder, tmp_path / "copy.npz")
     fresh = certify_bundle(small_bundle.folder, record(tmp_path / "other.npz", seed=1))
     assert fresh.attempt == 1
     assert len(read_certificate(fresh.bundle).attempts) == 3
     assert len(list((small_bundle.folder / "certificates").iterdir())) == 1
+
+
+def rows_of(path, source, chosen, **changes):
+    """Some rows of a recording as one of their own."""
+    with np.load(source) as arrays:
+        np.savez(path, **{**{name: rows[chosen] for name, rows in arrays.items()}, **changes})
+    return path
+
+
+def test_data_with_rows_appended_is_a_second_look_at_the_first(contrary, tmp_path):
+    bundle = contrary(6)
+    red = np.tile(np.uint8(COLOURS["red"]), (62, 16, 16, 1))
+    red[:, 0, 0, 0] = np.arange(62)
+    wrong = np.where(np.arange(62) < 1, "green", "red")  # lite loses one, where it is surest
+    full = record(tmp_path / "62.npz", 62, image=red, labels=wrong)
+    first = rows_of(tmp_path / "60.npz", full, slice(60))
+    level = {"epsilon": 0.07, "delta": 0.05}
+    tried = certify_bundle(bundle.folder, first, **level)
+    assert tried.attempt == 1
+    with pytest.raises(ConfigError, match="60 of these 61 units were looked at before"):
+        certify_bundle(bundle.folder, rows_of(tmp_path / "61.npz", full, slice(61)), **level)
+    more = certify_bundle(bundle.folder, full, **level, again=True)
+    assert more.attempt == 2
+    assert sum(attempt.delta for attempt in read_certificate(more.bundle).attempts) == 0.1
+    apart = rows_of(tmp_path / "apart.npz", full, slice(60, 62))
+    again = call("certify", bundle.folder, "--recording", apart, "--epsilon", 0.9)
+    assert "2 of these 2 units were looked at before" in again.stderr
+
+
+def test_a_unit_is_known_again_by_some_of_its_samples_whatever_their_labels(
+    small_bundle, tmp_path
+):
+    clips = record(tmp_path / "clips.npz", 300, units=np.arange(300) // 5)
+    certify_bundle(small_bundle.folder, clips, epsilon=0.05)
+    longer = record(tmp_path / "longer.npz", 340, seed=1)
+    with np.load(clips) as old, np.load(longer) as new:
+        half = slice(0, 300, 2)
+        rows = {name: np.concatenate([old[name][half], new[name]]) for name in new}
+    rows["labels"][:] = "red"
+    rows["units"] = np.concatenate([np.arange(150), 150 + np.arange(340)])
+    np.savez(tmp_path / "mixed.npz", **rows)
+    with pytest.raises(ConfigError, match="of these 490 units were looked at before"):
+        certify_bundle(small_bundle.folder, tmp_path / "mixed.npz", epsilon=0.05)
+
+
+def test_units_that_no_mode_looked_at_are_not_used_up(small_bundle, tmp_path):
+    heard = np.random.default_rng(0).normal(0, 0.1, (500, 800)).astype(np.float32)
+    kinds = np.repeat([[0, 1], [1, 0]], [100, 400], axis=0)
+    data = record(tmp_path / "mixed.npz", 500, audio=heard, present=kinds)
+    modes = {each.mode: each for each in certify_bundle(small_bundle.folder, data).modes}
+    assert modes["image"].certificate
+    assert "299 new ones could if none is lost" in modes["audio"].rungs[0].why
+    sounds = rows_of(tmp_path / "sounds.npz", data, slice(100))
+    assert certify_bundle(small_bundle.folder, sounds, epsilon=0.5).attempt == 1
+
+
+def test_many_units_take_little_room_and_are_read_as_they_were_once(small_bundle, tmp_path):
+    outcome = certify_bundle(small_bundle.folder, record(tmp_path / "new.npz"))
+    name = next(name for name in outcome.bundle.files if name.startswith("certificates/"))
+    path = small_bundle.folder / name
+    assert path.stat().st_size < 400 * 13 + 5000
+    (attempt,) = read_certificate(outcome.bundle).attempts
+    assert len(attempt.parts) == 400
+    found = json.loads(path.read_text())
+    found["attempts"][0]["parts"] = list(attempt.parts)
+    path.write_text(json.dumps(found))
+    assert read_certificate(outcome.bundle).attempts == (attempt,)
+    del found["attempts"][0]["parts"]  # as before units were noted
+    path.write_text(json.dumps(found))
+    replace(outcome.bundle, files={**outcome.bundle.files, name: sha256_of(path)}).write()
+    with pytest.raises(ConfigError, match="these units were looked at before"):
+        certify_bundle(small_bundle.folder, tmp_path / "new.npz")
+
+
+def test_what_failed_says_that_new_units_are_needed(contrary, tmp_path):
+    bundle = contrary(60)
+    rng = np.random.default_rng(0)
+    red = np.tile(np.uint8(COLOURS["red"]), (400, 16, 16, 1))
+    red[:, 0, :, 0] = rng.integers(256, size=(400, 16))
+    wrong = np.where(np.arange(400) < 2, "green", "red")
+    data = record(tmp_path / "new.npz", image=red, labels=wrong)
+    done = call("certify", bundle.folder, "--recording", data)
+    assert done.exit_code == 4
+    assert "new units would be needed, or" in done.stderr
+    assert "more beside these with --again, which counts every attempt" in done.stderr
+    assert "record new ones" in done.stderr
 
 
 def test_too_little_data_is_not_looked_at(small_bundle, tmp_path):
@@ -246,7 +333,7 @@ def test_a_folder_of_examples_certifies_and_says_what_it_took_for_units(small_bu
     assert "every row was taken as independent of all others" in done.stderr
     again = call("certify", small_bundle.folder, "--data", mine, "--epsilon", 0.06)
     assert again.exit_code == 2
-    assert "certified this bundle before" in again.stderr
+    assert "60 of these 60 units were looked at before" in again.stderr
 
 
 def test_the_rows_of_a_group_are_one_unit(small_bundle, tmp_path):
