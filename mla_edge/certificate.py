@@ -81,7 +81,7 @@ class SessionCertificate:
     epsilon: float
     delta: float  # of all attempts on this data together
     sessions: int
-    decisions: int  # in all of them
+    decisions: int  # in all of them, without those left out
     reuse_ms: float  # for so long a decision may be used again while nothing changes; 0: never
     passed_ms: tuple[float, ...]  # all that passed, the last of them is reuse_ms
     p_value: float
@@ -89,6 +89,7 @@ class SessionCertificate:
     labelled: bool  # False: every decision that is not full's was counted as lost
     data_sha256: str
     made: str  # ISO 8601, UTC
+    left_out: int = 0  # decisions that heat or power held back
 
     def claim(self) -> str:
         """The claim, in one sentence."""
@@ -102,10 +103,11 @@ class SessionCertificate:
             if self.reuse_ms
             else "without reuse of decisions"
         )
+        held = "that heat and power do not hold back " if self.left_out else ""
         return (
             f"with probability at least {1 - self.delta:.4g} over the {self.sessions} sessions "
             f"that certified it, on average at most {self.epsilon:.4g} of the decisions of a "
-            f"session are {lost}, {reuse}, for sessions exchangeable with those"
+            f"session {held}are {lost}, {reuse}, for sessions exchangeable with those"
         )
 
 

@@ -227,6 +227,7 @@ def _sessions(outcome: "SessionOutcome") -> Dict[str, Any]:
             "certified": held is not None,
             "sessions": outcome.sessions,
             "sessions_needed": outcome.needed,
+            "left_out": outcome.left_out,
             "why": outcome.why,
             "mean_loss_by_reuse_ms": {f"{k:g}": v for k, v in outcome.mean_loss.items()},
             **({"claim": held.claim(), **asdict(held)} if held is not None else {}),
@@ -251,6 +252,11 @@ def _session_words(outcome: "SessionOutcome") -> List[str]:
         ]
     for reuse_ms, loss in outcome.mean_loss.items():
         lines.append(f"  reuse for up to {reuse_ms:g} ms: {loss:.2%} lost on average")
+    if outcome.left_out:
+        lines.append(
+            f"  {outcome.left_out} decisions were left out: heat or power held the full tier "
+            "back, which no certificate covers"
+        )
     if outcome.attempt > 1:
         lines.append(_AGAIN.format(outcome.attempt))
     return lines

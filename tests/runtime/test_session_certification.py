@@ -25,15 +25,16 @@ SESSIONS, TICKS, RATE_HZ = 13, 32, 25
 LEVELS = ("--epsilon", 0.2, "--delta", 0.1)
 
 
-def record_session(path, bundle, shown, truth=None, **options):
-    """A session of the camera alone, a decision a frame."""
+def record_session(path, bundle, shown, truth=None, reasons=("x",), **options):
+    """A session of the camera alone, a decision a frame, for ``reasons`` in turn."""
     with Recorder(path, session_of(bundle), waits=True, **options) as recorder:
         for number, colour in enumerate(shown):
             time_s = number / RATE_HZ
             picture = np.full((16, 16, 3), COLOURS[colour], np.uint8)
             recorder.see(Frame(picture, time_s, truth))
+            why = reasons[number % len(reasons)]
             recorder.add(
-                Prediction("?", 1.0, "full", "x", "image", {"image": time_s}, time_s, 1, 1)
+                Prediction("?", 1.0, "full", why, "image", {"image": time_s}, time_s, 1, 1)
             )
     return path
 
@@ -132,6 +133,46 @@ def test_sessions_that_lose_are_not_certified_and_the_attempt_is_kept(contrary, 
         [("sessions",)],
     )
     assert "nothing was certified" in call("inspect", bundle.folder).stdout
+
+
+@pytest.mark.parametrize("reason", ["heat", "power"])
+def test_what_heat_or_power_held_back_is_no_decision_of_the_claim(tmp_path, contrary, reason):
+    bundle = contrary(1)  # lite is never sure enough, and never says what full says
+    for number in range(SESSIONS):
+        shown = ["red"] * (4 + number)
+        record_session(
+            tmp_path / f"{number}.mcap", bundle, shown, reasons=(reason, "escalated")
+        )
+    done = call("certify", bundle.folder, "--recording", tmp_path, *LEVELS, "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)["sessions"]
+    held_back = sum((4 + number + 1) // 2 for number in range(SESSIONS))
+    assert told["left_out"] == held_back
+    assert told["decisions"] == sum(range(4, 4 + SESSIONS)) - held_back
+    assert told["mean_loss"] == 0.0  # full answered all the others
+    assert "of a session that heat and power do not hold back are others" in told["claim"]
+
+
+def test_a_decision_that_lite_kept_all_the_same_is_compared_with_full(tmp_path, contrary):
+    bundle = contrary(6)  # lite is sure: nothing has to be held back, and nothing is left out
+    for number in range(SESSIONS):
+        shown = ["red"] * (number + 1)
+        record_session(tmp_path / f"{number}.mcap", bundle, shown, reasons=("heat",))
+    outcome = certify_sessions(bundle.folder, tmp_path, epsilon=0.2, delta=0.1)
+    assert outcome.certificate is None
+    assert (outcome.mean_loss[0.0], outcome.left_out) == (1.0, 0)
+
+
+def test_a_session_that_was_held_back_throughout_is_refused_and_not_used_up(tmp_path, contrary):
+    bundle = contrary(1)
+    for number in range(SESSIONS):
+        reasons = ("heat",) if number == 3 else ("escalated",)
+        record_session(
+            tmp_path / f"{number}.mcap", bundle, ["red"] * (number + 1), None, reasons
+        )
+    with pytest.raises(ConfigError, match=r"3\.mcap: heat or power held the full tier back"):
+        certify_sessions(bundle.folder, tmp_path, epsilon=0.2, delta=0.1)
+    assert read_certificate(Bundle.read(bundle.folder)) is None
 
 
 def test_a_session_is_used_once_though_others_are_beside_it(small_bundle, short, tmp_path):
