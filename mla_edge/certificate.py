@@ -47,7 +47,8 @@ class ModeCertificate:
     """What is claimed in one mode.
 
     ``threshold`` and ``temperature`` are what routes there; epsilon, threshold and what follows
-    from them are those of the boldest of ``rungs``. All rungs hold together.
+    from them are those of the boldest of ``rungs``. All rungs hold together. Where even that
+    keeps too little to pay, the threshold is ``NEVER``, and nothing is kept or lost.
     """
 
     epsilon: float
@@ -61,6 +62,14 @@ class ModeCertificate:
     data_sha256: str
     made: str  # ISO 8601, UTC
     rungs: tuple[Rung, ...] = ()  # from careful to bold
+    break_even: float | None = (
+        None  # what must be kept for routing to cost less than full alone
+    )
+
+    @property
+    def pays(self) -> bool:
+        """Whether anything is routed; else the full tier answers always."""
+        return self.threshold <= 1.0
 
     def claim(self, mode: str) -> str:
         """The claim, in one sentence."""

@@ -204,7 +204,11 @@ def _mode(outcome: "ModeOutcome") -> Dict[str, Any]:
         "units": outcome.units,
         "units_needed": boldest.needed,
         "why": boldest.why,
-        **({"claim": held.claim(outcome.mode), **asdict(held)} if held is not None else {}),
+        **(
+            {"claim": held.claim(outcome.mode), "pays": held.pays, **asdict(held)}
+            if held is not None
+            else {}
+        ),
         "rungs": [
             {
                 "epsilon": each.epsilon,
@@ -285,6 +289,11 @@ def _words(outcome: "Outcome", dry_run: bool = False) -> List[str]:
                 )
             else:
                 lines.append(f"{name}: not certified: {tried.why}")
+        if each.certificate is not None and not each.certificate.pays:
+            lines.append(
+                "  but it stays on full alone: routing pays where more than "
+                f"{each.certificate.break_even:.1%} is kept"
+            )
     if outcome.voids_sessions:
         lines.append("whole sessions were certified with other thresholds: do so again")
     if outcome.attempt > 1:

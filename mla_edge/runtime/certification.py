@@ -11,7 +11,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from mla_edge.bundle import Bundle
+from mla_edge.bundle import NEVER, Bundle
 from mla_edge.certificate import (
     Attempt,
     ModeCertificate,
@@ -22,6 +22,7 @@ from mla_edge.certificate import (
 )
 from mla_edge.certify import (
     Certified,
+    binomial_cdf,
     certify_ladder,
     check_levels,
     fewest_units,
@@ -92,7 +93,8 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
 
     ``data`` is a recording (``.npz``), a folder with a ``labels.csv`` (``labelled_folder``), or
     a function that gives moments for a bundle. In a mode that holds, the boldest threshold that
-    passed replaces the one chosen at export. One that does not hold stays as it is. Of several
+    passed replaces the one chosen at export, or full alone does where that keeps too little to
+    pay. One that does not hold stays as it is. Of several
     ``epsilon`` each makes a rung, by its part of delta. Data with too few units is not looked
     at, so it is not used up. ConfigError: the data does not fit, was used before (``again``
     allows it; the claim is then of all attempts together), or the bundle has not two tiers.
@@ -150,7 +152,9 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
                     data_sha256=found.sha256,
                     made=made,
                     rungs=held,
+                    break_even=bundle.break_even(listener.cost_ms),
                 )
+                certificate = _unless_it_pays(certificate)
             outcomes[mode] = ModeOutcome(mode, len(chosen), rungs, certificate)
     holds = {mode: o.certificate for mode, o in outcomes.items() if o.certificate is not None}
     failed = tuple(mode for mode in large if mode not in holds)
@@ -269,6 +273,22 @@ def _climb(
         )
         rungs.append(RungOutcome(found.epsilon, goal, rung))
     return tuple(rungs)
+
+
+def _unless_it_pays(certificate: ModeCertificate) -> ModeCertificate:
+    """``certificate``, on full alone where what is kept makes no decision cheaper in the mean.
+
+    A higher threshold keeps the claim. The careful rungs keep still less.
+    """
+    if certificate.break_even is None or certificate.kept > certificate.break_even:
+        return certificate
+    return dataclasses.replace(
+        certificate,
+        threshold=NEVER,
+        losses=0,
+        kept=0.0,
+        p_value=binomial_cdf(0, certificate.units, certificate.epsilon),
+    )
 
 
 def _failed(found: Certified, goal: int) -> RungOutcome:

@@ -145,7 +145,8 @@ def _assemble(
     router = CascadeRouter(policy, dwell=DWELL_TICKS)
     auditor = None
     if options.audit_rate is not None:
-        rungs = {mode: each.rungs for mode, each in certificate.modes.items()}
+        modes = certificate.modes.items()
+        rungs = {mode: each.rungs for mode, each in modes if each.pays}
         auditor = Auditor(options.audit_rate, rungs, router.retreat)
     parts = Parts(opened.engines, router, preprocess, policy)
     if instrument is not None:

@@ -10,6 +10,7 @@ from colours import (
     DULL_RED,
     FULL,
     INPUTS,
+    LITE,
     frame,
     make_bundle,
     sample,
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 import mla_edge
 from mla_edge import certificate as certificates
-from mla_edge.bundle import Bundle, sha256_of
+from mla_edge.bundle import NEVER, Bundle, ModePolicy, RouterPolicy, sha256_of
 from mla_edge.certificate import read_certificate
 from mla_edge.certify import binomial_cdf, fewest_units
 from mla_edge.cli import app
@@ -156,6 +157,40 @@ def test_a_ladder_has_a_rung_for_each_epsilon_and_runs_by_the_boldest(contrary, 
     assert "(0.02 on its more careful rungs) are wrong" in told["claim"]
     inspected = call("inspect", bundle.folder).stdout
     assert f"at most 0.02: from {careful.threshold:.4f} on, keeps" in inspected
+
+
+@pytest.mark.parametrize(
+    ("lite_ms", "pays"), [(0.99, True), (1.0, False), (3.0, False), (None, True)]
+)
+def test_a_mode_in_which_routing_does_not_pay_stays_on_full(contrary, tmp_path, lite_ms, pays):
+    costs = {"full": 2.0} if lite_ms is None else {"lite": lite_ms, "full": 2.0}
+    modes = {"image": ModePolicy(1.0, NEVER)}
+    bundle = replace(contrary(6), policy=RouterPolicy(modes, costs, "here"))
+    bundle.write()
+    # Lite is unsure of half of them, and wrong there, where full is right.
+    dull = np.zeros((400, 16, 16, 3), np.uint8)
+    dull[::2, ..., 0], dull[1::2, ..., 0] = 255, 40
+    truth = np.where(np.arange(400) % 2, "green", "red")
+    data = record(tmp_path / "new.npz", image=dull, labels=truth)
+    done = call("certify", bundle.folder, "--recording", data)
+    told = read_certificate(Bundle.read(bundle.folder)).modes["image"]
+    assert told.pays is pays
+    assert told.rungs[0].kept == 0.5
+    assert (told.kept, told.threshold > 1) == ((0.5, False) if pays else (0.0, True))
+    assert ("it stays on full alone" in done.stdout) is not pays
+    assert ("full alone" in call("inspect", bundle.folder).stdout) is not pays
+    with mla_edge.load(bundle.folder, audit_rate=1.0) as model:
+        made = model.infer(sample(image=frame("red")))
+    assert (made.tier, made.certificate is None) == ("lite" if pays else "full", False)
+
+
+def test_full_that_goes_on_from_lite_always_pays_where_something_is_kept(tmp_path):
+    lite = replace(LITE, outputs=("features", "logits"))
+    full = replace(FULL, inputs=("features",))
+    bundle = make_bundle(tmp_path / "b", tiers=(lite, full))
+    costs = {"lite": 3.0, "full": 2.0}
+    assert bundle.break_even(costs) == 0.0
+    assert make_bundle(tmp_path / "c").break_even(costs) == 1.5
 
 
 def test_what_audits_may_differ_in_is_bounded_by_the_same_units(small_bundle, tmp_path):
