@@ -113,6 +113,8 @@ def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(small_bu
             made = [model.infer(each) for each in shown]
         assert {prediction.certificate for prediction in made} == {expected}
         assert (made[1].reason == "unchanged") == (reuse_ms is not None)
+        with mla_edge.load(small_bundle.folder, reuse_ms=reuse_ms, audit_rate=0.1) as model:
+            assert ("audits do not watch" in model.note) == (expected is not None)
 
 
 def test_a_policy_that_sees_the_change_may_reuse_for_long(small_bundle, switching):
