@@ -59,6 +59,18 @@ def find_spent(
     return spent
 
 
+def total_delta(delta: float, spent: Iterable[Attempt]) -> float:
+    """What ``delta`` and those of the earlier attempts are together; ConfigError from 1 on."""
+    total = delta + sum(attempt.delta for attempt in spent)
+    if total >= 1:
+        raise ConfigError(
+            f"delta {delta:g} and those of the earlier attempts on this data are {total:g} "
+            "together, and a claim that is right with a chance of 0 is none",
+            hint="record new data: this has been looked at too often",
+        )
+    return total
+
+
 def tell_again(there: int, needed: int) -> str:
     """That the ``there`` that failed may still count among ``needed``, and what it costs."""
     if needed <= there:

@@ -36,6 +36,7 @@ from mla_edge.runtime.attempts import (
     find_spent,
     hash_units,
     tell_again,
+    total_delta,
 )
 from mla_edge.runtime.listening import Heard, Listener, Progress, hear
 from mla_edge.runtime.loading import open_model
@@ -130,7 +131,7 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
     if not looks_at_it:
         return Outcome(bundle, tuple(outcomes.values()), 0, found.told_units)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    total = delta + sum(attempt.delta for attempt in spent)
+    total = total_delta(delta, spent)
     listener = Listener(bundle.policy)
     with open_model(folder, engine=engine, threads=threads, instrument=listener.hear) as model:
         identity = identify(bundle, model.runs_on, model.engines_key)

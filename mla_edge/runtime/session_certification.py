@@ -37,7 +37,7 @@ from mla_edge.certify import (
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import find_parts
-from mla_edge.runtime.attempts import continue_certificate, find_spent, tell_again
+from mla_edge.runtime.attempts import continue_certificate, find_spent, tell_again, total_delta
 from mla_edge.runtime.certification import check_tiers
 from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.replay import Replay
@@ -112,6 +112,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
         return SessionOutcome(bundle, len(found), goal, 0, why=why)
     if dry_run:
         return SessionOutcome(bundle, len(found), goal, 0)
+    total = total_delta(delta, spent)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
     heard = _replay(bundle, found, engine, threads, on_progress or _ignore)
     sha256 = hashlib.sha256("".join(sorted(hashes.values())).encode()).hexdigest()
@@ -125,7 +126,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
     else:
         certificate = SessionCertificate(
             epsilon=epsilon,
-            delta=delta + sum(attempt.delta for attempt in spent),
+            delta=total,
             sessions=len(found),
             decisions=heard.decisions - left_out,
             reuse_ms=CHAIN_MS[chosen],

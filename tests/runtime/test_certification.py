@@ -263,6 +263,18 @@ def test_data_with_rows_appended_is_a_second_look_at_the_first(contrary, tmp_pat
     assert "2 of these 2 units were looked at before" in again.stderr
 
 
+def test_a_claim_that_is_no_more_than_chance_is_refused(small_bundle, tmp_path):
+    data = record(tmp_path / "new.npz", 60)
+    words = ("--recording", data, "--epsilon", 0.1, "--delta", 0.5, "--again")
+    assert call("certify", small_bundle.folder, *words).exit_code == 0
+    done = call("certify", small_bundle.folder, *words)
+    assert done.exit_code == 2
+    assert "delta 0.5 and those of the earlier attempts on this data are 1 together" in (
+        done.stderr
+    )
+    assert len(read_certificate(Bundle.read(small_bundle.folder)).attempts) == 1
+
+
 def test_a_unit_is_known_again_by_some_of_its_samples_whatever_their_labels(
     small_bundle, tmp_path
 ):

@@ -187,6 +187,8 @@ def test_a_session_is_used_once_though_others_are_beside_it(small_bundle, short,
     second = certify_sessions(small_bundle.folder, more, epsilon=0.2, delta=0.1, again=True)
     assert second.attempt == 2
     assert second.certificate.delta == pytest.approx(0.2)
+    with pytest.raises(ConfigError, match="are 1.1 together"):
+        certify_sessions(small_bundle.folder, more, epsilon=0.2, delta=0.9, again=True)
     copy = record_session(more / "one.mcap", small_bundle, ["green"] * 3)
     shutil.copy(copy, more / "two.mcap")
     with pytest.raises(ConfigError, match="holds a session twice"):
