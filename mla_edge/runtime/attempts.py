@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Collection, Iterable
+from typing import Collection, Iterable, Mapping
 
 import numpy as np
 
-from mla_edge.certificate import Attempt, Certificate, Identity
+from mla_edge.certificate import Attempt, Certificate, Identity, ModeCertificate
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import Recording
 from mla_edge.signals import Sample, values_of
@@ -86,9 +86,20 @@ def continue_certificate(
     What was certified for other graphs, or another engine, does not hold for these.
     """
     attempts = (*(before.attempts if before else ()), attempt)
-    if before is None or before.identity != identity:
+    if before is None or not _is_of(before, identity):
         return Certificate(identity, attempts=attempts)
     return dataclasses.replace(before, attempts=attempts)
+
+
+def still_certified(
+    before: Certificate | None, identity: Identity
+) -> Mapping[str, ModeCertificate]:
+    """The modes whose certificate stays, unless they are certified anew."""
+    return before.modes if before is not None and _is_of(before, identity) else {}
+
+
+def _is_of(certificate: Certificate, identity: Identity) -> bool:
+    return certificate.identity == identity
 
 
 def _hash(data: Recording, row: int) -> str:

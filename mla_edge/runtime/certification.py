@@ -35,6 +35,7 @@ from mla_edge.runtime.attempts import (
     continue_certificate,
     find_spent,
     hash_units,
+    still_certified,
     tell_again,
     total_delta,
 )
@@ -65,6 +66,16 @@ class ModeOutcome:
     units: int
     rungs: tuple[RungOutcome, ...]  # from careful to bold
     certificate: ModeCertificate | None = None
+    stays: Stays | None = None  # where it was certified before, and this failed
+
+
+@dataclass(frozen=True)
+class Stays:
+    """An earlier certificate that still holds formally: other data earned it."""
+
+    epsilon: float
+    made: str
+    losses: int  # of these units, at the threshold that it routes by
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,7 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
     listener = Listener(bundle.policy)
     with open_model(folder, engine=engine, threads=threads, instrument=listener.hear) as model:
         identity = identify(bundle, model.runs_on, model.engines_key)
+        certified = still_certified(before, identity)
         for mode, chosen in large.items():
             heard = hear(model, listener, found, chosen, mode, on_progress or _ignore)
             rungs = _climb(heard, listener.thresholds(mode), epsilons, delta, goals)
@@ -156,7 +168,8 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
                     break_even=bundle.break_even(listener.cost_ms),
                 )
                 certificate = _unless_it_pays(certificate)
-            outcomes[mode] = ModeOutcome(mode, len(chosen), rungs, certificate)
+            stays = None if certificate else _stays(certified.get(mode), heard)
+            outcomes[mode] = ModeOutcome(mode, len(chosen), rungs, certificate, stays)
     holds = {mode: o.certificate for mode, o in outcomes.items() if o.certificate is not None}
     failed = tuple(mode for mode in large if mode not in holds)
     attempt = Attempt(
@@ -274,6 +287,13 @@ def _climb(
         )
         rungs.append(RungOutcome(found.epsilon, goal, rung))
     return tuple(rungs)
+
+
+def _stays(earlier: ModeCertificate | None, heard: Heard) -> Stays | None:
+    if earlier is None:
+        return None
+    _, lost, _ = heard.above(earlier.threshold)
+    return Stays(earlier.epsilon, earlier.made, int(np.count_nonzero(lost)))
 
 
 def _unless_it_pays(certificate: ModeCertificate) -> ModeCertificate:

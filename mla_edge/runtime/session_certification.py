@@ -64,6 +64,7 @@ class SessionOutcome:
     why: str = ""
     mean_loss: Mapping[float, float] = dataclasses.field(default_factory=dict)  # by reuse_ms
     left_out: int = 0  # decisions that heat or power held back: no certificate covers them
+    stays: SessionCertificate | None = None  # that was there before, where this failed
 
 
 def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
@@ -161,6 +162,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
         why,
         dict(zip(CHAIN_MS, means.tolist())),
         left_out,
+        None if certificate else earlier.sessions,
     )
 
 

@@ -275,6 +275,28 @@ def test_a_claim_that_is_no_more_than_chance_is_refused(small_bundle, tmp_path):
     assert len(read_certificate(Bundle.read(small_bundle.folder)).attempts) == 1
 
 
+def test_a_certificate_stays_where_new_data_fails_and_that_is_said(contrary, tmp_path):
+    bundle = contrary(60)
+    red = np.tile(np.uint8(COLOURS["red"]), (80, 16, 16, 1))
+    good = record(tmp_path / "good.npz", 80, image=red, labels=["red"] * 80)
+    level = ("--epsilon", 0.05)
+    assert call("certify", bundle.folder, "--recording", good, *level).exit_code == 0
+    held = read_certificate(Bundle.read(bundle.folder)).modes["image"]
+    red[:, 0, 0, 0] = 0  # other pictures, in which lite is often wrong
+    wrong = np.where(np.arange(80) < 20, "green", "red")
+    bad = record(tmp_path / "bad.npz", 80, image=red, labels=wrong)
+    done = call("certify", bundle.folder, "--recording", bad, *level)
+    assert done.exit_code == 4
+    assert f"its certificate of {held.made} stays and routes, though this failed" in done.stderr
+    assert "of these 80 units its threshold loses 20" in done.stderr
+    told = json.loads(
+        call("certify", bundle.folder, "--recording", bad, *level, "--again", "--json").stdout
+    )
+    assert told["modes"]["image"]["stays"]["losses"] == 20
+    assert "stays" not in told["modes"]["audio"]
+    assert read_certificate(Bundle.read(bundle.folder)).modes["image"] == held
+
+
 def test_a_unit_is_known_again_by_some_of_its_samples_whatever_their_labels(
     small_bundle, tmp_path
 ):

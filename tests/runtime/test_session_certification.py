@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,6 +176,26 @@ def test_a_session_that_was_held_back_throughout_is_refused_and_not_used_up(tmp_
     with pytest.raises(ConfigError, match=r"3\.mcap: heat or power held the full tier back"):
         certify_sessions(bundle.folder, tmp_path, epsilon=0.2, delta=0.1)
     assert read_certificate(Bundle.read(bundle.folder)) is None
+
+
+def test_what_was_certified_of_sessions_stays_where_others_fail_and_that_is_said(
+    tmp_path, contrary
+):
+    bundle = contrary(1)
+    for name, reds in (("good", 1), ("bad", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(SESSIONS):
+            path = tmp_path / name / f"{number}.mcap"
+            record_session(path, bundle, ["red"] * (reds + 2 * number))
+    outcome = certify_sessions(bundle.folder, tmp_path / "good", epsilon=0.2, delta=0.1)
+    held = outcome.certificate
+    policy = {mode: replace(each, threshold=0.1) for mode, each in bundle.policy.modes.items()}
+    changed = replace(outcome.bundle, policy=replace(bundle.policy, modes=policy))
+    changed.write()  # lite answers now, and never as full does
+    done = call("certify", bundle.folder, "--recording", tmp_path / "bad", *LEVELS)
+    assert done.exit_code == 4
+    assert f"the certificate of {held.made} stays, though this failed" in done.stderr
+    assert read_certificate(Bundle.read(bundle.folder)).sessions == held
 
 
 def test_a_session_is_used_once_though_others_are_beside_it(small_bundle, short, tmp_path):
