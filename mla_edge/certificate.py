@@ -15,16 +15,18 @@ import re
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
+from mla_edge.board import identify as identify_board
 from mla_edge.bundle import Bundle, RouterPolicy, write_atomically
 from mla_edge.errors import BundleError
-from mla_edge.machine_files import read
+from mla_edge.machine_files import nvidia_gpu, read
 
 FOLDER = "certificates"
 SESSIONS = "sessions"
 """What an attempt calls the policy as a whole, beside modes."""
 _PREPARE = ("preprocess.py", "area_average.py")
+_POLICY = ("runtime/change.py", "runtime/routing.py", "history.py")
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
@@ -99,6 +101,12 @@ class SessionCertificate:
     data_sha256: str
     made: str  # ISO 8601, UTC
     left_out: int = 0  # decisions that heat or power held back
+    policy_code: str = ""  # its sha256; empty: not noted yet
+
+    @property
+    def is_of_this_code(self) -> bool:
+        """Whether the policy with its memory is the one that was replayed."""
+        return self.policy_code in ("", policy_code())
 
     def claim(self) -> str:
         """The claim, in one sentence."""
@@ -145,6 +153,8 @@ class Identity:
     graphs: Mapping[str, str]  # path in the bundle -> sha256
     engine: str
     preprocessing: str  # sha256
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """Versions of those that prepare samples; one that is not named here may be any."""
 
     def difference(self, other: Identity) -> str:
         """What of ``other`` is not as it is here, in words; empty where all is."""
@@ -152,7 +162,13 @@ class Identity:
             return "the graphs are others"
         if self.engine != other.engine:
             return f"it is of {self.engine}, this is {other.engine}"
-        return "" if self.preprocessing == other.preprocessing else "preprocessing is another"
+        if self.preprocessing != other.preprocessing:
+            return "preprocessing is another"
+        for name, version_ in self.libraries.items():
+            there = other.libraries.get(name)
+            if there != version_:
+                return f"it is of {name} {version_}, this is {there}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -167,7 +183,8 @@ class Certificate:
 
     def covers(self, reuse_ms: float) -> bool:
         """Whether sessions are certified in which decisions are reused for ``reuse_ms``."""
-        return self.sessions is not None and reuse_ms in self.sessions.passed_ms
+        held = self.sessions
+        return held is not None and reuse_ms in held.passed_ms and held.is_of_this_code
 
     def apply(self, policy: RouterPolicy) -> RouterPolicy:
         """``policy`` with what is certified in place of what was chosen at export."""
@@ -193,7 +210,16 @@ def identify(bundle: Bundle, engine: str, key: str = "") -> Identity:
         if name.startswith("graphs/")
         or (key and name.startswith(plans) and name.endswith(".plan"))
     }
-    return Identity(graphs, _whole_name(engine), _preprocessing(bundle))
+    from mla_edge.preprocess import library_versions  # needs OpenCV and soxr
+
+    return Identity(
+        graphs, _whole_name(engine), _preprocessing(bundle), library_versions(bundle.inputs)
+    )
+
+
+def policy_code() -> str:
+    """The sha256 of the code that routes, sees changes and keeps frames."""
+    return _hash_files(_POLICY)
 
 
 def read_certificate(bundle: Bundle) -> Certificate | None:
@@ -303,6 +329,8 @@ def _whole_name(engine: str) -> str:
         return engine  # TensorRT's says its version and the GPU's architecture
     found = re.search(r"^model name\s*: (.+)$", read(Path("/"), "proc/cpuinfo"), re.MULTILINE)
     processor = found.group(1).strip() if found else platform.machine()
+    if engine != "ONNX Runtime":  # one of its providers
+        processor = ", ".join(text for text in (processor, _accelerator()) if text)
     for package in _RUNTIMES:
         try:
             return f"{engine} {version(package)} on {processor}"
@@ -311,9 +339,23 @@ def _whole_name(engine: str) -> str:
     return f"{engine} on {processor}"
 
 
+def _accelerator() -> str:
+    """The GPU, and what it is driven by, as far as files tell."""
+    board = identify_board()
+    if board is None:
+        return nvidia_gpu(Path("/"))
+    found = {"L4T": board.l4t, "CUDA": board.cuda, "TensorRT": board.tensorrt}
+    versions = [f"{name} {value}" for name, value in found.items() if value]
+    return ", ".join([board.model, *versions])
+
+
 def _preprocessing(bundle: Bundle) -> str:
     """Of the code that prepares a sample, and of the inputs that it prepares."""
-    digest = hashlib.sha256(repr(bundle.inputs).encode())
-    for name in _PREPARE:
+    return _hash_files(_PREPARE, repr(bundle.inputs))
+
+
+def _hash_files(names: Sequence[str], told: str = "") -> str:
+    digest = hashlib.sha256(told.encode())
+    for name in names:
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()

@@ -88,7 +88,8 @@ def continue_certificate(
     attempts = (*(before.attempts if before else ()), attempt)
     if before is None or not _is_of(before, identity):
         return Certificate(identity, attempts=attempts)
-    return dataclasses.replace(before, attempts=attempts)
+    # Of one that named less, what it did not name is as it is here from now on.
+    return dataclasses.replace(before, identity=identity, attempts=attempts)
 
 
 def still_certified(
@@ -99,7 +100,7 @@ def still_certified(
 
 
 def _is_of(certificate: Certificate, identity: Identity) -> bool:
-    return certificate.identity == identity
+    return not certificate.identity.difference(identity)
 
 
 def _hash(data: Recording, row: int) -> str:

@@ -30,6 +30,10 @@ class Parts:
     policy: RouterPolicy  # that the router follows
 
 
+_SESSIONS_VOID = (
+    "what is certified of whole sessions does not hold here: the code that routes, sees "
+    "changes or keeps frames is another; certify them again"
+)
 _SESSIONS_UNWATCHED = (
     "audits do not watch what is certified of whole sessions: only a mode with a certificate "
     "of its own raises an alarm"
@@ -189,7 +193,9 @@ def _certified(bundle: Bundle, opened: Opened) -> tuple[RouterPolicy, Certificat
             f"certificate {certificate.id} does not hold here: {difference}; certify again: "
             f"mla-edge certify {bundle.folder} --recording FILE",
         )
-    return certificate.apply(opened.policy), certificate, ""
+    sessions = certificate.sessions
+    void = "" if sessions is None or sessions.is_of_this_code else _SESSIONS_VOID
+    return certificate.apply(opened.policy), certificate, void
 
 
 def _never_in_time(tier: str, deadline: Deadline) -> str:

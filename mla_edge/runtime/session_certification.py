@@ -25,6 +25,7 @@ from mla_edge.certificate import (
     Identity,
     SessionCertificate,
     identify,
+    policy_code,
     read_certificate,
     write_certificate,
 )
@@ -138,6 +139,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
             data_sha256=sha256,
             made=made,
             left_out=left_out,
+            policy_code=policy_code(),
         )
     names = (SESSIONS,)
     attempt = Attempt(

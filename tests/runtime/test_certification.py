@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+import soxr
 from colours import (
     COLOURS,
     DULL_RED,
@@ -20,10 +22,11 @@ from typer.testing import CliRunner
 import mla_edge
 from mla_edge import certificate as certificates
 from mla_edge.bundle import NEVER, Bundle, ModePolicy, RouterPolicy, sha256_of
-from mla_edge.certificate import read_certificate
+from mla_edge.certificate import identify, read_certificate, write_certificate
 from mla_edge.certify import binomial_cdf, fewest_units
 from mla_edge.cli import app
 from mla_edge.errors import BundleError, ConfigError
+from mla_edge.machine_files import nvidia_gpu
 from mla_edge.pictures import pack
 from mla_edge.recordings import read_recording
 from mla_edge.runtime.certification import certify_bundle
@@ -450,6 +453,58 @@ def test_another_engine_graph_or_preprocessing_voids_it(small_bundle, tmp_path, 
     ):
         assert held.difference(changed) == why
     assert held.difference(held) == ""
+
+
+def test_another_version_of_what_prepares_samples_voids_it(small_bundle, tmp_path, monkeypatch):
+    data = record(tmp_path / "new.npz")
+    written = certify_bundle(small_bundle.folder, data).bundle
+    held = read_certificate(written)
+    assert held.identity.libraries == {"OpenCV": cv2.__version__, "soxr": soxr.__version__}
+    pictures = replace(written, inputs=INPUTS[:1])
+    assert set(identify(pictures, "ONNX Runtime").libraries) == {"OpenCV"}
+    older = replace(held.identity, libraries={"OpenCV": "4.9.0", "soxr": soxr.__version__})
+    write_certificate(written, replace(held, identity=older))
+    with mla_edge.load(small_bundle.folder) as model:
+        prediction = model.infer(sample(image=frame(DULL_RED)))
+    assert f"it is of OpenCV 4.9.0, this is {cv2.__version__}" in model.note
+    assert (prediction.tier, prediction.certificate) == ("full", None)
+
+
+def test_a_certificate_that_names_no_versions_holds_as_it_did(small_bundle, tmp_path):
+    written = certify_bundle(small_bundle.folder, record(tmp_path / "new.npz")).bundle
+    held = read_certificate(written)
+    path = small_bundle.folder / next(n for n in written.files if "certificates" in n)
+    found = json.loads(path.read_text())
+    del found["identity"]["libraries"]
+    path.write_text(json.dumps(found))
+    files = {**written.files, path.relative_to(small_bundle.folder).as_posix(): sha256_of(path)}
+    replace(written, files=files).write()
+    with mla_edge.load(small_bundle.folder) as model:
+        assert model.infer(sample(image=frame("red"))).certificate == held.id
+    heard = np.random.default_rng(0).normal(0, 0.1, (80, 800)).astype(np.float32)
+    only = {"audio": heard, "present": np.tile([0, 1], (80, 1))}
+    sounds = record(tmp_path / "sounds.npz", 80, **only)
+    more = certify_bundle(small_bundle.folder, sounds, epsilon=0.9).bundle
+    both = read_certificate(more)
+    assert set(both.modes) == {"image", "audio"}
+    assert both.identity == held.identity  # it names them from now on
+
+
+def test_a_provider_of_a_gpu_is_bound_to_that_and_its_driver(
+    tmp_path, monkeypatch, small_bundle
+):
+    driver = tmp_path / "proc/driver/nvidia"
+    (driver / "gpus/0000:01:00.0").mkdir(parents=True)
+    (driver / "gpus/0000:01:00.0/information").write_text("Model: \t\t NVIDIA H100\nIRQ: 1\n")
+    (driver / "version").write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build\n"
+    )
+    assert nvidia_gpu(tmp_path) == "NVIDIA H100, driver 550.54.15"
+    assert nvidia_gpu(tmp_path / "none") == ""
+    monkeypatch.setattr(certificates, "nvidia_gpu", lambda root: nvidia_gpu(tmp_path))
+    engine = identify(small_bundle, "ONNX Runtime, CUDAExecutionProvider").engine
+    assert engine.endswith(", NVIDIA H100, driver 550.54.15")
+    assert "NVIDIA H100" not in identify(small_bundle, "ONNX Runtime").engine
 
 
 def test_a_damaged_certificate_is_named(small_bundle, tmp_path):

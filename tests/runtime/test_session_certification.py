@@ -12,6 +12,7 @@ from test_certification import call
 from test_certification import record as record_moments
 
 import mla_edge
+from mla_edge import certificate as certificates
 from mla_edge.bundle import Bundle
 from mla_edge.certificate import read_certificate
 from mla_edge.certify import fewest_sessions
@@ -105,7 +106,9 @@ def test_what_full_does_not_know_either_is_no_loss(small_bundle, tmp_path):
     assert "are wrong where the full tier's is right" in held.claim()
 
 
-def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(small_bundle, short):
+def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(
+    small_bundle, short, monkeypatch
+):
     outcome = certify_sessions(small_bundle.folder, short, epsilon=0.2, delta=0.1)
     id_ = read_certificate(outcome.bundle).id
     for reuse_ms, expected in ((None, id_), (200, id_), (150, None)):
@@ -116,6 +119,10 @@ def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(small_bu
         assert (made[1].reason == "unchanged") == (reuse_ms is not None)
         with mla_edge.load(small_bundle.folder, reuse_ms=reuse_ms, audit_rate=0.1) as model:
             assert ("audits do not watch" in model.note) == (expected is not None)
+    monkeypatch.setattr(certificates, "policy_code", lambda: "another")
+    with mla_edge.load(small_bundle.folder) as model:
+        assert model.infer(sample(image=frame("red"))).certificate is None
+    assert "what is certified of whole sessions does not hold here: the code" in model.note
 
 
 def test_a_policy_that_sees_the_change_may_reuse_for_long(small_bundle, switching):
