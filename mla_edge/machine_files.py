@@ -34,6 +34,18 @@ def fields(root: Path, name: str) -> list[str]:
     return [field for field in read(root, name).split("\0") if field]
 
 
+def nvidia_gpu(root: Path) -> str:
+    """What NVIDIA's driver for PCs says of its GPUs and itself; empty where it is not there."""
+    told = (root / "proc/driver/nvidia/gpus").glob("*/information")
+    found = [re.search(r"^Model:\s*(.+?)\s*$", read(root, str(path.relative_to(root))), re.M)
+             for path in sorted(told)]  # fmt: skip
+    parts = [match.group(1) for match in found if match]
+    driver = re.search(
+        r"Kernel Module.*?\s(\d[\d.]+)\s", read(root, "proc/driver/nvidia/version")
+    )
+    return ", ".join([*parts, *([f"driver {driver.group(1)}"] if driver else [])])
+
+
 def packages(root: Path) -> dict[str, str]:
     """The Debian packages that are installed: versions by name."""
     found = {}

@@ -63,10 +63,14 @@ class _AsRecorded:
 class Replay:
     """A model on a recording; each decision has the recorded time and latency."""
 
-    def __init__(self, model: FusedModel, path: Path) -> None:
-        """Read the recording called ``path``; RecordingError says what is wrong with it."""
+    def __init__(self, model: FusedModel, path: Path, *, holds_back: bool = True) -> None:
+        """Read the recording called ``path``; RecordingError says what is wrong with it.
+
+        ``holds_back`` the last tier, where heat or power did so; else it is asked there too.
+        """
         self._model = model
-        self._held = model.guard = _AsRecorded()
+        self._held = _AsRecorded()
+        model.guard = self._held if holds_back else None
         self._moments = RecordedMoments(path, model.bundle.inputs)
         self.reader = self._moments.reader
         self.session = self._moments.session
