@@ -39,6 +39,11 @@ def unseen_moments(folder: Path, bundle: Bundle) -> Recording:
             "are known",
             hint=_OTHERWISE,
         )
+    if bundle.provenance.get("network_ref", bundle.network) != bundle.network:
+        raise ConfigError(
+            f"{bundle.name} is of weights of your own: what trained them is not known here",
+            hint=_OTHERWISE,
+        )
     # An export with --data tunes and shrinks on that split; one without never saw it.
     splits = ("test",) if _was_exported_on_data(bundle) else ("tune", "test")
     samples, hashes = maker(folder, splits)
@@ -99,12 +104,12 @@ def _digits(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[
 
 
 def _commands(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[str, str]]:
-    """A moment in a word, or a silence, of each clip."""
-    from mla_edge.networks.commands import FPS, RATE_HZ
+    """A moment in a word, or a silence, of each clip that the shipped weights never met."""
+    from mla_edge.networks.commands import FPS, RATE_HZ, WEIGHTS
     from mla_edge.networks.commands_data import CommandsData, CommandsMaker, Moment
     from mla_edge.networks.commands_files import SILENT
 
-    data = CommandsData.load(folder)
+    data = CommandsData.load(folder, weights=WEIGHTS)
     rng = np.random.default_rng(_SEED)
     samples = []
     for split in splits:

@@ -1,6 +1,7 @@
 """What certifies a built-in network: what no step of its making has seen, each of it once."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from data_folder import make_data_folder
 from mla_edge.bundle import Bundle, RouterPolicy
 from mla_edge.errors import BundleError, ConfigError
 from mla_edge.networks import commands, digits
+from mla_edge.networks.checkpoint import read_about
+from mla_edge.networks.commands_data import CommandsData
 from mla_edge.networks.unseen import unseen_moments
 from mla_edge.preprocess import Preprocessor
 from mla_edge.signals import values_of
@@ -73,15 +76,33 @@ def test_an_export_without_data_has_not_seen_what_tunes_either(drawn, exported):
             np.testing.assert_array_equal(values_of(signal), values_of(other.signals[name]))
 
 
-def test_of_commands_each_test_clip_is_a_unit(tmp_path, exported):
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    found = unseen_moments(make_clips_folder(clips), exported("commands", commands, data=True))
-    assert len(found.samples) == 2  # of 17
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Three clips that the shipped weights know, and nine that they never met."""
+    known = json.loads(read_about(commands.WEIGHTS)["clips"])[:3]
+    folder = tmp_path_factory.mktemp("clips")
+    names = [*known, *(f"new{i}" for i in range(9))]
+    return make_clips_folder(folder, names)
+
+
+def test_of_commands_each_clip_that_is_new_to_the_weights_may_be_a_unit(clips, exported):
+    found = unseen_moments(clips, exported("commands", commands, data=True))
+    data = CommandsData.load(clips, weights=commands.WEIGHTS)
+    assert len(found.samples) == len(data.splits["test"])
+    assert 0 < len(found.samples) < 9
+    assert data.splits["test"].min() >= 3
     assert set(found.labels) <= set(commands.LABELS)
     for sample in found.samples:
         assert set(sample.signals) == {"mouth", "audio"}
         Preprocessor(commands.INPUTS)(sample)
+
+
+def test_weights_of_ones_own_may_have_been_trained_on_anything(clips, exported):
+    bundle = exported("commands", commands, data=True)
+    own = replace(bundle, provenance={"network_ref": "mine.py:make"})
+    with pytest.raises(ConfigError, match="what trained them is not known") as caught:
+        unseen_moments(clips, own)
+    assert "labels.csv" in caught.value.hint
 
 
 def test_another_network_has_no_data_of_its_own(drawn, exported):
