@@ -8,11 +8,15 @@ import pytest
 from clips_folder import make_clips_folder
 from data_folder import make_data_folder
 
+from mla_edge._content import content_dir
 from mla_edge.bundle import Bundle, RouterPolicy
 from mla_edge.errors import BundleError, ConfigError
-from mla_edge.networks import commands, digits
+from mla_edge.exporter.calibration import load_calibration_spec
+from mla_edge.exporter.post_training import TUNE_SAMPLES
+from mla_edge.networks import commands, digits, unseen
 from mla_edge.networks.checkpoint import read_about
 from mla_edge.networks.commands_data import CommandsData
+from mla_edge.networks.digits_data import DigitsData, drawn_by, sample_source
 from mla_edge.networks.unseen import unseen_moments
 from mla_edge.preprocess import Preprocessor
 from mla_edge.signals import values_of
@@ -64,14 +68,45 @@ def test_after_an_export_on_data_only_what_tests_is_left(drawn, exported):
     assert len({picture.tobytes() for picture in seen}) == 60
 
 
-def test_an_export_without_data_has_not_seen_what_tunes_either(drawn, exported):
+def test_an_export_without_data_has_not_seen_what_tunes_either(drawn, exported, monkeypatch):
+    """But for what the samples that chose the shipped ranges are made of."""
     bundle = exported("digits", digits, data=False)
+    monkeypatch.setattr(unseen, "SHIPPED_BY", ("tune", 12, 0))
     found = unseen_moments(drawn, bundle)
-    assert sum("image" in sample.signals for sample in found.samples) == 70
-    assert sum("audio" in sample.signals for sample in found.samples) == 160
+    assert sum("image" in sample.signals for sample in found.samples) == 70 - 6
+    assert sum("audio" in sample.signals for sample in found.samples) == 160 - 18
     again = unseen_moments(drawn, bundle)
     assert again.sha256 == found.sha256
     for one, other in zip(found.samples, again.samples):  # another draw is no other data
+        for name, signal in one.signals.items():
+            np.testing.assert_array_equal(values_of(signal), values_of(other.signals[name]))
+
+
+def test_what_samples_are_made_of_does_not_change(drawn):
+    """Other draws would leave out other units than those that chose the ranges that ship."""
+    pictures, takes = drawn_by(DigitsData.load(drawn), "tune", 12, 0)
+    assert pictures == {0, 1, 2, 6, 7, 9}
+    assert sorted(takes) == [
+        (0, 4), (1, 0), (1, 5), (2, 1), (2, 3), (2, 5), (3, 2), (3, 3), (3, 5),
+        (4, 3), (6, 0), (7, 1), (7, 3), (7, 4), (8, 2), (8, 3), (8, 4), (8, 5),
+    ]  # fmt: skip
+
+
+def test_what_chose_the_shipped_ranges_is_what_an_export_draws(drawn):
+    """The first tune samples of the set that the recipe names, which the files count."""
+    counts = {
+        attempt["samples"]
+        for path in content_dir("calibration").glob("digits-[fl]*.json")
+        for entry in json.loads(path.read_text())["entries"]
+        for attempts in entry["ranges"]["tried"].values()
+        for attempt in attempts
+    }
+    spec = load_calibration_spec("default")
+    assert (counts, TUNE_SAMPLES) == ({unseen.SHIPPED_BY[1]}, unseen.SHIPPED_BY[1])
+    assert ("tune", spec.seed) == (unseen.SHIPPED_BY[0], unseen.SHIPPED_BY[2])
+    source = sample_source(drawn)  # more samples begin with the same ones
+    few, more = source("tune", 4, spec.seed), source("tune", 6, spec.seed)
+    for one, other in zip(few, more):
         for name, signal in one.signals.items():
             np.testing.assert_array_equal(values_of(signal), values_of(other.signals[name]))
 
