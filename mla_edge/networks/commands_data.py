@@ -180,7 +180,7 @@ class CommandsMaker:
         return worn.clip(0, 255).astype(np.uint8)
 
     def worn_sound(self, rng: np.random.Generator, moment: Moment, pace: float) -> np.ndarray:
-        """As ``sound``: through another room and microphone, in noise of −10 to 30 dB."""
+        """As ``sound``: in another room and microphone, mostly in noise of −12 to 30 dB."""
         sound = self.sound(moment, pace=pace)
         if rng.random() < 0.6:  # a smooth random equalizer of ±8 dB
             spectrum = np.fft.rfft(sound)
