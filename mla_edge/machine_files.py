@@ -83,6 +83,23 @@ def clocks_fixed(root: Path) -> bool | None:
     return all(fixed) if fixed else None
 
 
+def loose_cpu_clocks(root: Path) -> dict[str, str]:
+    """The cores whose clock follows what they have to do, and by which governor.
+
+    A clock is fixed where its limits are one, as after ``jetson_clocks``, or its governor is
+    ``performance``. Cores that do not say (a virtual machine's, one that is off) are left out.
+    """
+    loose = {}
+    for folder in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*")):
+        low, high, governor = (
+            read(root, f"sys/devices/system/cpu/{folder.name}/cpufreq/scaling_{what}").strip()
+            for what in ("min_freq", "max_freq", "governor")
+        )
+        if low and high and governor and low != high and governor != "performance":
+            loose[folder.name] = governor
+    return loose
+
+
 def l4t(root: Path) -> str | None:
     """The release of L4T, such as 35.4.1."""
     found = re.search(

@@ -117,6 +117,6 @@ class Replay:
         self._held.reason = recorded.reason
         made = self._model.infer(sample, clock=lambda: recorded.decision_time_s)
         self.latency_here_ms.add(made.latency_ms)
-        replayed = replace(made, latency_ms=recorded.latency_ms)
+        replayed = replace(made, latency_ms=recorded.latency_ms, repeated=recorded.repeated)
         self.comparison.add(recorded, replayed, self.duration_s)
         return replayed
