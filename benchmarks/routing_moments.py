@@ -46,7 +46,10 @@ def open_world(network: str, data: Path, limit: int | None = None) -> World:
 
 
 class DigitsWorld:
-    """Handwriting on cards and words in noise; what tuned training is as unseen as tests."""
+    """Handwriting on cards and words in noise, of test and of tune.
+
+    No training saw them. Some of tune chose what ships: see ``routing.py``.
+    """
 
     modes = ("image", "audio", "image+audio")
 

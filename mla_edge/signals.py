@@ -189,7 +189,7 @@ class Prediction:
     reused_ms: float = 0.0
     # The inputs whose signal an earlier decision of the run used too: there was no newer one.
     repeated: tuple[str, ...] = ()
-    degraded: tuple[str, ...] = ()  # "deadline", "alarm": why less is kept than was promised
+    degraded: tuple[str, ...] = ()  # why less is kept: "deadline", "alarm", "heat", "power"
     probabilities: np.ndarray | None = field(default=None, repr=False, compare=False)
     # What else the graph gives, GATE and attention, by name; None where nobody asked for it.
     shown: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)

@@ -11,9 +11,10 @@ RATE_HZ = 16000
 CLIP_S = 3
 
 
-def make_clips_folder(path, clips=17):
-    """Fill ``path``; word ``i`` of ``WORDS`` is said from 0.4 + 0.4 i on, for 0.3 s."""
+def make_clips_folder(path, names=tuple(f"clip{i:02}" for i in range(17))):
+    """Clips of these names; word ``i`` of ``WORDS`` is said from 0.4 + 0.4 i on, for 0.3 s."""
     rng = np.random.default_rng(0)
+    clips = len(names)
     writer = cv2.VideoWriter(
         str(path / "grid_mouth_72x60_25fps.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25, (72, 60)
     )
@@ -38,7 +39,7 @@ def make_clips_folder(path, clips=17):
     ]
     silence = {"word": "sil", "start_s": 0.0, "end_s": spans[0][0]}
     index = {
-        "clips": [{"name": f"clip{i:02}", "words": [silence, *words]} for i in range(clips)],
+        "clips": [{"name": name, "words": [silence, *words]} for name in names],
         "frames_per_clip": CLIP_S * 25,
         "samples_per_clip": CLIP_S * RATE_HZ,
         "fps": 25,

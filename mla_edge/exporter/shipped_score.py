@@ -49,29 +49,52 @@ class ShippedScore:
 
 
 def find_score(job: Job) -> ShippedScore | None:
-    """The score for exactly this network and pruning; None if there is none."""
+    """The score for exactly these tiers; None if there is none."""
+    return _find(job)[0]
+
+
+def _find(job: Job) -> tuple[ShippedScore | None, str]:
+    """The score for exactly these tiers, and why not the one that ships and would route."""
     path = _path(content_dir("calibration"), job.network.name)
     if len(job.network.tiers) != _TIERS or not path.is_file():
-        return None
+        return None, ""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["key"] != score_key(job):
-            return None
         modes = {
             mode: ModeScore(**{**values, "thresholds": tuple(values["thresholds"])})
             for mode, values in found["modes"].items()
         }
-        return ShippedScore(ScoreHead.from_json(found["head"]), modes, str(found["source"]))
+        head, key = ScoreHead.from_json(found["head"]), found["key"]
+        score = ShippedScore(head, modes, str(found["source"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: not a file of a learned score: {error!r}", hint="reinstall mla-edge"
         ) from error
+    misfit = _misfit(job, key)
+    return (None, misfit if score.is_used else "") if misfit else (score, "")
+
+
+def _misfit(job: Job, key: str) -> str:
+    """Why a score of this ``key`` is not for the tiers that come of ``job``; empty if it is."""
+    if job.goal is not None:
+        return f"the goal gives {job.goal.tier} other widths than the score that ships knows"
+    if key == score_key(job):
+        return ""
+    for part in job.network.tiers:
+        sparsity = job.recipe.tier(part.tier.name).sparsity
+        if sparsity:
+            return f"the score that ships knows no {part.tier.name} with {sparsity} sparsity"
+    return "the score that ships is for other weights, or for another recipe of a tier"
 
 
 def score_key(job: Job) -> str:
-    """What a score is for: the network, and what the recipe makes smaller of each tier."""
-    tiers = [part.tier.name for part in job.network.tiers]
-    whole = [make_key(job.network.fingerprint, job.recipe.tier(name)) for name in tiers]
+    """What a score is for: the network, and what the recipe makes of each tier."""
+    whole = []
+    for part in job.network.tiers:
+        how = job.recipe.tier(part.tier.name)
+        made: dict[str, Any] = {"sparsity": how.sparsity, "widths": dict(how.widths)}
+        made = {name: value for name, value in made.items() if value}
+        whole.append({**make_key(job.network.fingerprint, how), **made})
     return hash_of([json.dumps(each, sort_keys=True) for each in whole])
 
 
@@ -99,14 +122,18 @@ def attach_score(
 ) -> tuple[list[TierResult], ShippedScore | None]:
     """``results`` whose first tier's graphs also give the score that ships, and that.
 
-    They do if a mode is to route by it. None: there is no score for this network.
+    They do if a mode is to route by it. None: there is no score for these tiers; where one
+    ships for others of this network, a note says why it is not taken.
 
     ExportError where the board's TensorRT does not take the head's operators.
     """
-    score = find_score(job)
+    score, misfit = _find(job)
+    first = results[0]
+    if misfit:
+        with job.steps.step("score", first.name):
+            job.steps.note(f"none: {misfit}")
     if score is None or not score.is_used:
         return list(results), score
-    first = results[0]
     part = job.network.tiers[0]
     pooled = pooled_by(part.module)
     graphs = {"tensorrt": first.tensorrt_graph, "cpu": first.cpu_graph}

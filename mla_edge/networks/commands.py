@@ -131,7 +131,8 @@ def commands(
 ) -> Network:
     """The network with its trained weights; its samples come from the folder ``data``.
 
-    The folder is described in ``mla_edge.networks.commands_files``. Nothing simulates this
+    The folder is described in ``mla_edge.networks.commands_files``; what trained ``weights``
+    tests nothing in it (``mla_edge.networks.commands_splits``). Nothing simulates this
     network's input, so without a folder it has no samples and an export says so.
     """
     full, lite, student = make_full(), make_lite(), make_student()
@@ -141,7 +142,7 @@ def commands(
     if data is not None:
         from mla_edge.networks.commands_data import sample_source
 
-        samples = sample_source(data)
+        samples = sample_source(data, weights=Path(weights))
     return Network(
         name="commands",
         labels=LABELS,

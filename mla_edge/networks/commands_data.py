@@ -21,13 +21,12 @@ from mla_edge.networks.commands_files import (
     Word,
     read_clips,
 )
+from mla_edge.networks.commands_splits import Splits, split_clips, split_for
 from mla_edge.networks.network import SampleSource
 from mla_edge.networks.sound_wear import add_noise
 from mla_edge.signals import NOTHING, Clip, Sample, Signal, Sound
 
-SPLIT_SEED = 20261126
 _SILENT = 0.08  # of the samples, without a word
-_SHARES = (("test", 2 / 17), ("tune", 2 / 17))  # of the clips: 100 and 100 of 850
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,18 @@ class CommandsData:
     """The clips of a data folder, split by clip, and noise, split by its own clips."""
 
     clips: Clips
-    splits: dict[str, np.ndarray]  # split -> clips
+    splits: Splits
     noises: dict[str, np.ndarray]  # split -> float32 [n, length] at 16 kHz
     hashes: dict[str, str]  # file -> sha256
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> CommandsData:
-        """Read the folder; the split depends on the clips' names alone."""
+    def load(
+        cls, folder: str | os.PathLike[str], *, weights: Path | None = None
+    ) -> CommandsData:
+        """Read the folder, to train on, or for a network with ``weights`` that are trained.
+
+        The split depends on the clips' names, and on what trained those weights.
+        """
         root = Path(folder)
         clips = read_clips(root)
         noise = read_arrays(root / NOISE, ConfigError, "copy it again")["samples"] / 32768
@@ -52,25 +56,13 @@ class CommandsData:
             "train": noise[place > 1],
         }
         hashes = {name: sha256_of(root / name) for name in FILES}
+        names = clips.names
         return cls(
             clips,
-            split_clips(clips.names),
+            split_clips(names) if weights is None else split_for(weights, names),
             {split: values.astype(np.float32) for split, values in noises.items()},
             hashes,
         )
-
-
-def split_clips(names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The clips of each split, by their names in an order of this seed's: whole clips."""
-    order = np.argsort(np.array(names), kind="stable")
-    order = np.random.default_rng(SPLIT_SEED).permutation(order)
-    splits, first = {}, 0
-    for split, share in _SHARES:
-        count = round(len(names) * share)
-        splits[split] = np.sort(order[first : first + count])
-        first += count
-    splits["train"] = np.sort(order[first:])
-    return splits
 
 
 @dataclass(frozen=True)
@@ -100,6 +92,11 @@ class CommandsMaker:
         spans = [(int(clip), word) for clip in chosen for word in data.clips.words[clip]]
         self.words = [(clip, word) for clip, word in spans if word.word not in SILENT]
         self.silences = [(clip, word) for clip, word in spans if word.word in SILENT]
+        if not self.words:
+            raise ConfigError(
+                f"none of these clips is there to {real}",
+                hint="add clips that the weights have not met (docs/how-to/train.md)",
+            )
         names = [word.word for _, word in self.words]
         counts = {name: names.count(name) for name in set(names)}
         # Letters are rare, and the hardest: they come more often than they are said.
@@ -183,7 +180,7 @@ class CommandsMaker:
         return worn.clip(0, 255).astype(np.uint8)
 
     def worn_sound(self, rng: np.random.Generator, moment: Moment, pace: float) -> np.ndarray:
-        """As ``sound``: through another room and microphone, in noise of −10 to 30 dB."""
+        """As ``sound``: in another room and microphone, mostly in noise of −12 to 30 dB."""
         sound = self.sound(moment, pace=pace)
         if rng.random() < 0.6:  # a smooth random equalizer of ±8 dB
             spectrum = np.fft.rfft(sound)
@@ -203,9 +200,14 @@ def _inside(rng: np.random.Generator, word: Word) -> float:
     return float(middle + np.clip(off, -0.48 * length, 0.48 * length))
 
 
-def sample_source(folder: str | os.PathLike[str]) -> SampleSource:
-    """Labelled samples of the folder's clips, both modalities or one of them."""
-    data = CommandsData.load(folder)
+def sample_source(
+    folder: str | os.PathLike[str], *, weights: Path | None = None
+) -> SampleSource:
+    """Labelled samples of the folder's clips, both modalities or one of them.
+
+    For a network with ``weights``: see ``CommandsData.load``.
+    """
+    data = CommandsData.load(folder, weights=weights)
 
     def samples(split: str, count: int, seed: int) -> list[Sample]:
         maker = CommandsMaker(data, split)

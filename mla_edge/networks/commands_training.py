@@ -19,6 +19,7 @@ from mla_edge.networks.commands import (
     make_student,
 )
 from mla_edge.networks.commands_data import CommandsData, CommandsMaker
+from mla_edge.networks.commands_splits import CLIP_COUNT, CLIPS
 from mla_edge.networks.plan import Plan, Stage
 from mla_edge.networks.training import Batches, Course
 
@@ -94,5 +95,5 @@ def commands_course(data: CommandsData, plan: Plan = PLAN) -> Course:
         data.hashes,
         polished="mouth",
         # What a benchmark must leave out, in whatever folder it finds the clips.
-        about={"clips": json.dumps(sorted(seen))},
+        about={CLIPS: json.dumps(sorted(seen)), CLIP_COUNT: str(len(data.clips.names))},
     )

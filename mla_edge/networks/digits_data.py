@@ -107,8 +107,11 @@ class DigitsMaker:
             return None
         if rng.random() < self._synthetic:
             return glyph(digit, pick_style(self._synthetic_split, rng), rng)
-        chosen = self._pictures[rng.choice(self._by_digit[digit])]
-        return chosen.astype(np.float32) / 255
+        return self._pictures[self.pick_picture(rng, digit)].astype(np.float32) / 255
+
+    def pick_picture(self, rng: np.random.Generator, digit: int) -> int:
+        """A handwritten ``digit`` by its number in the split."""
+        return int(rng.choice(self._by_digit[digit]))
 
     def worn_picture(self, rng: np.random.Generator, digit: int | None) -> np.ndarray:
         """As ``picture``, sometimes blurred or half covered."""
@@ -120,7 +123,11 @@ class DigitsMaker:
         if not clips or rng.random() < self._rendered:
             indices = self._bank.indices(digit, self._synthetic_split)
             return self._bank.clip(digit, int(rng.choice(indices)))
-        return clips[rng.integers(len(clips))]
+        return clips[self.pick_take(rng, digit)]
+
+    def pick_take(self, rng: np.random.Generator, digit: int) -> int:
+        """A recording of ``digit`` by its number among those."""
+        return int(rng.integers(len(self._recordings[digit])))
 
     def noise(self, rng: np.random.Generator) -> np.ndarray:
         """One second of a recorded, white, pink-like or babble noise, not scaled."""
@@ -262,11 +269,45 @@ def samples_of(data: DigitsData) -> SampleSource:
     """Labelled samples of ``data``."""
 
     def samples(split: str, count: int, seed: int) -> list[Sample]:
-        maker = DigitsMaker(data, split)
-        rng = np.random.default_rng([seed, *split.encode()])
-        return [_sample(maker, rng, i) for i in range(count)]
+        return _draw(DigitsMaker(data, split), split, count, seed)
 
     return samples
+
+
+def drawn_by(
+    data: DigitsData, split: str, count: int, seed: int
+) -> tuple[set[int], set[tuple[int, int]]]:
+    """What ``samples_of`` makes those samples of: pictures by number, takes by digit and that.
+
+    Takes that are heard backwards in babble among them.
+    """
+    maker = _Noting(data, split)
+    _draw(maker, split, count, seed)
+    return maker.pictures, maker.takes
+
+
+class _Noting(DigitsMaker):
+    """Draws the same, and keeps which pictures and takes it drew."""
+
+    def __init__(self, data: DigitsData, split: str) -> None:
+        super().__init__(data, split)
+        self.pictures: set[int] = set()
+        self.takes: set[tuple[int, int]] = set()
+
+    def pick_picture(self, rng: np.random.Generator, digit: int) -> int:
+        picked = super().pick_picture(rng, digit)
+        self.pictures.add(picked)
+        return picked
+
+    def pick_take(self, rng: np.random.Generator, digit: int) -> int:
+        picked = super().pick_take(rng, digit)
+        self.takes.add((digit, picked))
+        return picked
+
+
+def _draw(maker: DigitsMaker, split: str, count: int, seed: int) -> list[Sample]:
+    rng = np.random.default_rng([seed, *split.encode()])
+    return [_sample(maker, rng, i) for i in range(count)]
 
 
 def _simulated(split: str, count: int, seed: int) -> list[Sample]:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from mla_edge._content import content_dir
 from mla_edge.errors import ConfigError
 from mla_edge.exporter import calibration_cache, pipeline, shipped_ranges
 from mla_edge.exporter.calibration import CalibrationSpec, load_calibration
@@ -13,6 +14,7 @@ from mla_edge.exporter.job import Job
 from mla_edge.exporter.layers import find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.pipeline import ExportRequest, export
+from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.recipe import Recipe, TierRecipe, load_recipe
 from mla_edge.exporter.steps import StepCache, Steps
 from mla_edge.networks import load_network
@@ -54,6 +56,16 @@ def written(network, shipped, recipe, tmp_path, monkeypatch, capsys):
     words = ["small", "--data", str(tmp_path), "--recipe", recipe, "--out", str(shipped)]
     assert calibration_cache.main(words) == 0
     return capsys.readouterr().out.split()
+
+
+def test_those_of_digits_hold_ranges_alone_and_the_pages_say_so():
+    root = content_dir("calibration")
+    for tier in ("lite", "full"):
+        entries = json.loads((root / f"digits-{tier}.json").read_text())["entries"]
+        found = [Ranges.from_json(entry["ranges"]) for entry in entries]
+        assert not any(ranges.corrections or ranges.roundings for ranges in found)
+    pages = [root / "README.md", root.parent / "docs" / "how-to" / "export.md"]
+    assert all("hold ranges alone" in page.read_text(encoding="utf-8") for page in pages)
 
 
 def test_the_command_writes_a_file_a_tier(written, shipped, network):

@@ -1,6 +1,7 @@
 """The scores that ship fit their networks, and say which score routes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,15 +10,22 @@ from mla_edge._content import content_dir
 from mla_edge.bundle import LEARNED, ModePolicy, RouterPolicy
 from mla_edge.errors import ConfigError
 from mla_edge.exporter import shipped_score
+from mla_edge.exporter.goal import LatencyGoal
 from mla_edge.exporter.recipe import load_recipe
-from mla_edge.exporter.shipped_score import find_score, tiers_of, write_score
+from mla_edge.exporter.shipped_score import attach_score, find_score, tiers_of, write_score
+from mla_edge.exporter.steps import Steps
 from mla_edge.networks import load_network
 from mla_edge.signals import SCORE
 
 
 @pytest.fixture(scope="module")
 def job():
-    return SimpleNamespace(network=load_network("commands"), recipe=load_recipe("default"))
+    return make_job("commands", "default")
+
+
+def make_job(network, recipe, goal=None):
+    network = load_network(network) if isinstance(network, str) else network
+    return SimpleNamespace(network=network, recipe=load_recipe(recipe), goal=goal)
 
 
 def test_the_score_of_commands_is_for_its_weights(job):
@@ -30,14 +38,56 @@ def test_the_score_of_commands_is_for_its_weights(job):
 
 
 def test_in_digits_confidence_routes():
-    job = SimpleNamespace(network=load_network("digits"), recipe=load_recipe("default"))
-    assert not find_score(job).is_used
+    assert not find_score(make_job("digits", "default")).is_used
 
 
-def test_a_score_is_not_for_another_pruning(job):
-    other = SimpleNamespace(network=job.network, recipe=load_recipe("fp32"))
-    same = other.recipe.tier("full").student == job.recipe.tier("full").student
-    assert (find_score(other) is not None) == same
+@pytest.fixture
+def notes(job):
+    """Gives what the step says of a job with changes, where no score is attached."""
+
+    def of(**changes):
+        said = []
+        changed = SimpleNamespace(**{**vars(job), **changes}, steps=Steps(said.append))
+        results = [SimpleNamespace(name="lite"), SimpleNamespace(name="full")]
+        assert attach_score(changed, results) == (results, None)
+        assert find_score(changed) is None
+        return [(event.step, event.tier, event.note) for event in said if event.note]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"sparsity": "2:4"}, "the score that ships knows no {tier} with 2:4 sparsity"),
+        ({"widths": {"a": 16}}, "is for other weights, or for another recipe of a tier"),
+        ({"prune": 0.5}, "is for other weights, or for another recipe of a tier"),
+    ],
+    ids=["sparsity", "widths", "prune"],
+)
+@pytest.mark.parametrize("tier", ["lite", "full"])
+def test_a_score_is_not_for_tiers_that_are_made_otherwise(job, notes, tier, how, why):
+    made = replace(job.recipe.tier(tier), **how)
+    (note,) = notes(recipe=replace(job.recipe, tiers={**job.recipe.tiers, tier: made}))
+    assert note[:2] == ("score", "lite")
+    assert note[2].startswith("none: ")
+    assert why.format(tier=tier) in note[2]
+
+
+@pytest.mark.parametrize("tier", ["lite", "full"])
+def test_a_score_is_not_for_tiers_with_a_goal(notes, tier):
+    (note,) = notes(goal=LatencyGoal(tier, speedup=1.5))
+    assert (
+        note[2] == f"none: the goal gives {tier} other widths than the score that ships knows"
+    )
+
+
+def test_a_score_that_would_not_route_is_not_missed():
+    said = []
+    job = make_job("digits", "default", LatencyGoal("full", speedup=1.5))
+    job.steps = Steps(said.append)
+    assert attach_score(job, [SimpleNamespace(name="lite")])[1] is None
+    assert said == []
 
 
 def test_a_score_comes_back_from_its_file(job, tmp_path, monkeypatch):
@@ -45,9 +95,10 @@ def test_a_score_comes_back_from_its_file(job, tmp_path, monkeypatch):
     write_score(tmp_path, job, score)
     monkeypatch.setattr(shipped_score, "content_dir", lambda kind: tmp_path)
     assert find_score(job).modes == score.modes
-    (tmp_path / "commands-score.json").write_text(json.dumps({"key": 1}))
+    path = tmp_path / "commands-score.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "key": "another"}))
     assert find_score(job) is None
-    (tmp_path / "commands-score.json").write_text("[]")
+    path.write_text("[]")
     with pytest.raises(ConfigError, match="not a file of a learned score"):
         find_score(job)
     assert content_dir("calibration") != tmp_path

@@ -7,11 +7,20 @@ from clips_folder import WORDS, make_clips_folder
 
 from mla_edge.errors import ConfigError
 from mla_edge.networks import commands_files, load_network, train
-from mla_edge.networks.checkpoint import read_about
-from mla_edge.networks.commands import INPUTS, LABELS, commands, make_full, make_lite
-from mla_edge.networks.commands_data import CommandsData, CommandsMaker, Moment, split_clips
+from mla_edge.networks.checkpoint import read_about, save_weights
+from mla_edge.networks.commands import (
+    INPUTS,
+    LABELS,
+    commands,
+    make_full,
+    make_lite,
+    make_student,
+)
+from mla_edge.networks.commands_data import CommandsData, CommandsMaker, Moment
+from mla_edge.networks.commands_splits import split_clips
 from mla_edge.networks.commands_training import PLAN, CommandsBatches, commands_course
 from mla_edge.networks.encoders import ClipFront
+from mla_edge.networks.network import student_of
 from mla_edge.networks.plan import Plan, Stage
 from mla_edge.preprocess import Preprocessor
 from mla_edge.signals import NOTHING
@@ -144,8 +153,31 @@ def test_a_short_training_writes_weights_that_load(
     about = read_about(out)
     seen = set(json.loads(about["clips"]))
     assert len(seen) == 15
-    assert {data.clips.names[i] for i in data.splits["test"]}.isdisjoint(seen)
+    held = {data.clips.names[i] for i in data.splits["test"]}
+    assert held.isdisjoint(seen)
+    assert about["clip_count"] == "17"
+    own = CommandsData.load(folder, weights=out)
+    assert {split: list(clips) for split, clips in own.splits.items()} == {
+        split: list(clips) for split, clips in data.splits.items()
+    }
     assert set(json.loads(about["data"])) == set(commands_files.FILES)
+
+
+def test_what_trained_the_weights_is_no_sample_to_test(folder, tmp_path):
+    """The 15 clips of a training, of whose folder only they are left."""
+    data = CommandsData.load(folder)
+    weights, few = tmp_path / "commands.safetensors", tmp_path / "few"
+    seen = [i for split in ("train", "tune") for i in data.splits[split]]
+    about = {"clips": json.dumps([data.clips.names[i] for i in seen])}
+    networks = {"full": make_full(), "lite": make_lite(), student_of("full"): make_student()}
+    save_weights(networks, weights, about)
+    few.mkdir()
+    make_clips_folder(few, names=[data.clips.names[i] for i in seen])
+    network = commands(data=few, weights=weights)
+    assert network.samples("tune", 4, 0)
+    with pytest.raises(ConfigError, match="none of these clips is there to test") as caught:
+        network.samples("test", 4, 0)
+    assert "the weights have not met" in caught.value.hint
 
 
 def test_without_a_folder_its_samples_are_refused():

@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 import mla_edge.runtime.summary
+from mla_edge.runtime.routing import ALARM, HELD_BACK
 from mla_edge.runtime.sense import Fault
 from mla_edge.runtime.summary import Summary
 from mla_edge.signals import Prediction
@@ -23,6 +25,16 @@ def test_an_empty_run_has_no_figures():
     assert summary["latency_ms"] == {"p50": None, "p99": None, "max": None}
     assert summary["drops"] == {"image": 3}
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_the_documents_name_all_that_is_printed():
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "run.md"
+    text = page.read_text(encoding="utf-8")
+    _, told = text.split('and last `{"summary"')
+    for key in Summary(deadline_ms=50).to_dict(seconds=1.0, drops={}):
+        assert f"`{key}`" in told.split("\n\n")[0], key
+    row = next(line for line in text.splitlines() if line.startswith("| `degraded`"))
+    assert all(f"`{reason}`" in row for reason in (*HELD_BACK, ALARM))
 
 
 def test_tiers_and_modes_have_shares():
