@@ -4,10 +4,10 @@
 
 Moments are made of pictures, recordings and clips that training never saw, with sound at -10 to
 30 dB. What belongs together is one unit: a handwritten picture, a take of a speaker, a clip
-with its six words. The bundle of ``digits`` should be an export without --data: then of its
-moments, which are those of test and tune, 51 pictures and 68 takes of tune have chosen, among
-the INT8 ranges that ship, and all of tune that confidence routes (``mla-edge certify`` leaves
-the former out). The bundle of ``commands`` needs the folder, whose test clips choose nothing.
+with its six words. The bundle of ``digits`` should be an export without --data: then its
+moments, which are those of test and tune without the 51 pictures and 68 takes that chose among
+the INT8 ranges that ship, have chosen nothing but that confidence routes. The bundle of
+``commands`` needs the folder, whose test clips choose nothing.
 
 For each mode:
 
