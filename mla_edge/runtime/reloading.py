@@ -21,8 +21,9 @@ class ReloadingModel:
     """A model that can be replaced while it decides.
 
     ``reload`` opens another one on a thread of its own. The decision that comes after that is
-    made by the new one. TensorRT's engines belong to the thread that opened them: with those
-    the deciding thread opens the new model itself, and decides again when it is there.
+    made by the new one. TensorRT's engines belong to the thread that opened them: where the
+    model or the new one has such, the deciding thread opens the new one itself, and decides
+    again when it is there.
     """
 
     def __init__(self, open_model: Callable[[], FusedModel], on_reload: OnReload) -> None:
@@ -80,14 +81,14 @@ class ReloadingModel:
         if self._model.engines_key:
             self._here = True
         elif self._thread is None:
-            self._thread = threading.Thread(target=self._load, name="mla-edge-reload")
+            self._thread = threading.Thread(target=self._load_ahead, name="mla-edge-reload")
             self._thread.start()
 
     def infer(self, sample: Sample, *, clock: Clock = time.monotonic) -> Prediction:
         """As ``FusedModel.infer``, by the newest model that is open."""
         if self._here:
             self._here = False
-            self._load()
+            self._opened = self._load()
         if self._opened is not None:
             self._swap()
         return self._model.infer(sample, clock=clock)
@@ -119,17 +120,23 @@ class ReloadingModel:
         """Free the engines."""
         self.close()
 
-    def _load(self) -> None:
+    def _load_ahead(self) -> None:
+        opened = self._load()
+        if isinstance(opened, FusedModel) and opened.engines_key:
+            opened.close()  # its engines would be of this thread
+            self._here = True
+        else:
+            self._opened = opened
+
+    def _load(self) -> FusedModel | MlaEdgeError:
         try:
             opened = self._open()
         except MlaEdgeError as error:
-            self._opened = error
-            return
+            return error
         if opened.bundle.inputs == self._model.bundle.inputs:
-            self._opened = opened
-            return
+            return opened
         opened.close()
-        self._opened = ConfigError(
+        return ConfigError(
             f"{opened.bundle.folder} takes other inputs than {self._model.bundle.folder}: "
             "cameras and microphones were opened for those",
             hint="stop, and run it anew",

@@ -2,10 +2,12 @@ import threading
 import time
 from dataclasses import replace
 
+import faking
 import pytest
 from colours import frame, make_bundle
 
 import mla_edge
+from mla_edge.engines.target import describe_target
 from mla_edge.errors import BundleError, ConfigError
 from mla_edge.runtime.reloading import ReloadingModel
 from mla_edge.signals import Sample
@@ -21,10 +23,10 @@ def sample():
     return Sample({"image": frame("red")})
 
 
-def wait_for(found, model):
+def wait_for(found, model, moment=None):
     end_s = time.monotonic() + 10
     while not found and time.monotonic() < end_s:
-        model.infer(sample())
+        model.infer(moment or sample())
     assert found, "the reload never ended"
 
 
@@ -94,6 +96,22 @@ def test_engines_that_belong_to_a_thread_are_opened_on_the_deciding_one(folder):
         model.infer(sample())
         assert told == [None]
     assert where == [threading.current_thread()] * 2
+
+
+def test_after_a_build_on_the_board_a_reload_takes_the_engines(fakes, tmp_path):
+    """ONNX Runtime first, TensorRT then: which the deciding thread alone may use."""
+    bindings, told = fakes.use("10.3"), []
+    bundle = faking.make_bundle(tmp_path / "made-agx-orin")
+    moment = Sample({"x": frame("red")})
+    with ReloadingModel(lambda: mla_edge.load(bundle.folder), told.append) as model:
+        assert model.runs_on == "ONNX Runtime"
+        label = model.infer(moment).label
+        faking.add_engines(bundle, bindings, describe_target(bindings))
+        model.reload()
+        wait_for(told, model, moment)
+        assert told == [None]
+        assert model.runs_on.startswith("TensorRT 10.3.0")
+        assert model.infer(moment).label == label
 
 
 def test_one_that_is_being_opened_is_freed_at_the_end(folder):
