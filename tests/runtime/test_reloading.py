@@ -112,6 +112,11 @@ def test_after_a_build_on_the_board_a_reload_takes_the_engines(fakes, tmp_path):
         assert told == [None]
         assert model.runs_on.startswith("TensorRT 10.3.0")
         assert model.infer(moment).label == label
+        before = model.model
+        model.reload()  # and from those to others
+        assert model.infer(moment).label == label
+        assert model.model is not before
+        assert told == [None, None]
 
 
 def test_one_that_is_being_opened_is_freed_at_the_end(folder):
