@@ -74,6 +74,26 @@ def test_what_is_kept_does_not_grow(view):
     assert [told.number for told in view.faults] == list(range(5, FAULTS + 5))
 
 
+def test_a_row_that_is_overwritten_while_they_are_read_comes_once_and_in_order(small_bundle):
+    told, view = [], None
+
+    def clock():  # asked between a row and its being counted
+        if view is not None:
+            told.extend(view.rows(told[-1].number + 1 if told else 0))
+        return 0.0
+
+    with mla_edge.load(small_bundle.folder) as model:
+        made = View(model, clock=clock)
+        for number in range(ROWS):
+            made.add(decision(number / 100))
+        view = made
+        for number in range(ROWS, ROWS + 3):
+            made.add(decision(number / 100))
+    numbers = [row.number for row in told]
+    assert numbers == sorted(set(numbers))
+    assert numbers == list(range(1, ROWS + 2))
+
+
 def test_a_slow_rate_is_no_stall(small_bundle, clock):
     with mla_edge.load(small_bundle.folder) as model:
         views = View(model, clock=clock), View(model, rate_hz=0.1, clock=clock)

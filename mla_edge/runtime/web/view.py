@@ -184,7 +184,7 @@ class View:
         end = self.decisions
         for number in range(max(first, end - ROWS), end):
             row = self._rows[number % ROWS]
-            if row is not None and row.number >= number:  # else a later one took its place
+            if row is not None and row.number == number:  # else a later one took its place
                 kept.append(row)
         return kept
 
