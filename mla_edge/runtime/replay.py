@@ -9,7 +9,7 @@ from mla_edge.errors import RecordingError
 from mla_edge.recorded_moments import Moment, RecordedMoments
 from mla_edge.recording_reader import Health
 from mla_edge.runtime.model import FusedModel
-from mla_edge.runtime.routing import HEAT, POWER
+from mla_edge.runtime.routing import DWELL, HELD_BACK, LITE_CONFIDENT
 from mla_edge.runtime.sense import Fault
 from mla_edge.runtime.summary import Spread
 from mla_edge.signals import Prediction, Sample, find_inputs
@@ -51,13 +51,17 @@ _ROUTING = ("tier", "reason", "mode")
 
 
 class _AsRecorded:
-    """Holds the last tier back where it was, for heat and power are not those of now."""
+    """Holds the last tier back where it was: time, heat and power are not those of now."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_same_bundle: bool) -> None:
         self.reason = ""  # of the recorded decision
+        self._is_same_bundle = is_same_bundle
 
     def refusal(self) -> str:
-        return self.reason if self.reason in (HEAT, POWER) else ""
+        if self.reason in HELD_BACK:
+            return self.reason
+        # In a dwell lite's answer is as good, so that it was held back there is not recorded.
+        return DWELL if self.reason == LITE_CONFIDENT and self._is_same_bundle else ""
 
 
 class Replay:
@@ -66,11 +70,12 @@ class Replay:
     def __init__(self, model: FusedModel, path: Path) -> None:
         """Read the recording called ``path``; RecordingError says what is wrong with it."""
         self._model = model
-        self._held = model.guard = _AsRecorded()
         self._moments = RecordedMoments(path, model.bundle.inputs)
         self.reader = self._moments.reader
         self.session = self._moments.session
         self.is_same_bundle = self.session.bundle_sha256 == model.bundle.sha256()
+        self._held = model.guard = _AsRecorded(is_same_bundle=self.is_same_bundle)
+        model.deadline = None
         self.comparison = Comparison()
         self.latency_here_ms = Spread()  # what a decision took now
         self.duration_s = 0.0  # from the first decision to the newest
