@@ -1,6 +1,6 @@
 """From the start of the process to its first decision, and the memory it then holds.
 
-    python benchmarks/cold_start.py BUNDLE [--runs 5] [--json]
+    python benchmarks/cold_start.py [BUNDLE] [--runs 5] [--json]
 
 ``mla-edge run --json`` is started anew each time, on the simulator and on a camera over HTTP
 (``stamped_camera.py``); the clock runs from before the process is made until its first line is
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from default_bundle import add_bundle
 from loop import camera_at, cpu_of, free_port, memory_of
 
 
@@ -66,7 +67,7 @@ def measure(bundle: Path, sources: list[str], runs: int, seconds: float) -> dict
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    add_bundle(parser)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--json", action="store_true")

@@ -200,7 +200,7 @@ def measure(
             streams[name] = {
                 title: stream_figures(maker, clips, mode, snr_db, predict)
                 for title, predict in measured.items()
-                if title in ("float", "cpu int8")
+                if title in ("float", "tensorrt int8", "cpu int8")
             }
             print(f"stream, {name}: {streams[name]}", file=sys.stderr)
     return {"percent_right": words, "stream": streams}

@@ -1,6 +1,6 @@
 """How old what a decision is made from is: our loop, and the others that people write.
 
-    python benchmarks/loop.py BUNDLE [--network-ms 45] [--seconds 10] [--json]
+    python benchmarks/loop.py [BUNDLE] [--network-ms 45] [--seconds 10] [--json]
 
 One camera for all (``stamped_camera.py``: 30 pictures a second over HTTP, each with its capture
 time in it), and a network of the same cost for all: ``--network-ms`` of one core. Each loop
@@ -14,8 +14,9 @@ left out). ``ours`` is ``mla_edge.open_camera`` and ``mla_edge.run``.
 
 A decision says on which capture it was made: by the stamp in the picture itself. It is *stale*
 if that is more than 0.5 s before it, and *marked* if the program was told that the camera is
-lost or stale; *repeated* if the picture was used before. Pictures of the undisturbed time on
-which no decision was made are *missed*: those that come while a slower network runs are too.
+lost or stale; *repeated* if the picture was used before, which the JSON counts as unmarked
+where the decision does not say so. Pictures of the undisturbed time on which no decision was
+made are *missed*: those that come while a slower network runs are too.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from typing import Any, List, Tuple
 
 import loops
 import numpy as np
-from loops import BACK, Log, think
+from default_bundle import add_bundle
+from loops import BACK, REPEATED, Log, think
 from stamped_camera import FPS, read_stamp
 
 import mla_edge
@@ -97,6 +99,8 @@ def ours(url: str, network_ms: float, log: Log, bundle: Path) -> None:
         for prediction in predictions:
             if prediction.age_ms > STALE_S * 1e3:
                 log.told("stale")  # by the prediction itself
+            if "image" in prediction.repeated:
+                log.told(REPEATED)
             log.decision(stamps[0])
 
 
@@ -190,7 +194,7 @@ def measure(name: str, command: list[str], args: argparse.Namespace) -> dict[str
     breaks = ((stall_s, moving_s), (kill_s, back_s))
     return {
         "loop": name,
-        **figures(decisions, steady),
+        **figures(decisions, told, steady),
         "first_decision_s": round(decisions[0][0] - began_s, 2) if decisions else None,
         "cores": round(cores, 2),
         "memory_mb": round(memory_mb),
@@ -214,7 +218,9 @@ def parse(lines: list[str]) -> tuple[Decisions, list[tuple[float, str]]]:
     return decisions, told
 
 
-def figures(decisions: Decisions, span: tuple[float, float]) -> dict[str, Any]:
+def figures(
+    decisions: Decisions, told: list[tuple[float, str]], span: tuple[float, float]
+) -> dict[str, Any]:
     """Ages, and what was used twice or never, in an undisturbed span."""
     within = [(made, taken) for made, taken in decisions if span[0] <= made < span[1]]
     if not within:
@@ -229,8 +235,28 @@ def figures(decisions: Decisions, span: tuple[float, float]) -> dict[str, Any]:
         "age_p99_ms": round(float(p99), 1),
         "age_max_ms": round(float(ages.max()), 1),
         "repeated": len(within) - len(used),
+        "repeated_unmarked": unmarked(decisions, told, span),
         "missed": pictures - len(used),
     }
+
+
+def unmarked(
+    decisions: Decisions, told: list[tuple[float, str]], span: tuple[float, float]
+) -> int:
+    """How many decisions on a picture that was used before do not say so.
+
+    A mark is said after the decision before, and no later than its own.
+    """
+    marks = [moment for moment, what in told if what == REPEATED]
+    used: set[float] = set()
+    before_s, count = float("-inf"), 0
+    for made, taken in decisions:
+        if span[0] <= made < span[1]:
+            marked = any(before_s < moment <= made for moment in marks)
+            count += taken in used and not marked
+            used.add(taken)
+        before_s = made
+    return count
 
 
 def after_break(
@@ -238,7 +264,11 @@ def after_break(
 ) -> dict[str, Any]:
     """What a loop does while its camera is gone, and how soon it decides on new pictures."""
     during = [(made, taken) for made, taken in decisions if begin_s <= made < end_s]
-    said = [moment for moment, what in told if begin_s <= moment < end_s and what != BACK]
+    said = [
+        moment
+        for moment, what in told
+        if begin_s <= moment < end_s and what not in (BACK, REPEATED)
+    ]
     stale = [made for made, taken in during if made - taken > STALE_S]
     fresh = [made for made, taken in decisions if made > end_s and made - taken < STALE_S]
     return {
@@ -285,7 +315,7 @@ def loops_to_run(args: argparse.Namespace) -> list[str]:
         sys.stderr.write(
             f"no row of MediaPipe: {args.mediapipe_python} cannot import it; make an "
             "environment for it and name its Python:\n  python -m venv .venv-mediapipe && "
-            ".venv-mediapipe/bin/pip install mediapipe\n  python benchmarks/loop.py BUNDLE "
+            ".venv-mediapipe/bin/pip install mediapipe\n  python benchmarks/loop.py "
             "--mediapipe-python .venv-mediapipe/bin/python\n"
         )
     return names
@@ -303,7 +333,7 @@ def has_mediapipe(python: str) -> bool:
 def main() -> int:
     """Measure, and print a table for each cost of the network."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("bundle", type=Path)
+    add_bundle(parser)
     parser.add_argument("--network-ms", type=float, action="append", help="45; may be repeated")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--loop", choices=LOOPS, action="append")

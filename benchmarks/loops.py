@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from stamped_camera import read_stamp
 
-LOST, BACK = "lost", "back"
+LOST, BACK, REPEATED = "lost", "back", "repeated"
 SIZE = (128, 128)
 _BLOCK = bytes(1 << 16)
 
@@ -31,7 +31,7 @@ class Log:
         self._out.write(f"{time.monotonic():.6f} {captured_s:.6f}\n")
 
     def told(self, what: str) -> None:
-        """The program was told that the camera is lost, stale or back."""
+        """The program was told that the camera is lost, stale or back, or a picture old."""
         self._out.write(f"{time.monotonic():.6f} {what}\n")
 
 

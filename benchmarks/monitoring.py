@@ -1,9 +1,9 @@
 """A certified bundle on a recording whose pictures grow bad half-way: do audits notice?
 
-    python benchmarks/monitoring.py BUNDLE [--seconds 200] [--audit-rate 1] [--json]
+    python benchmarks/monitoring.py [BUNDLE] [--seconds 200] [--audit-rate 1] [--json]
 
-BUNDLE is one of ``digits`` that is certified for pictures, as `mla-edge certify` does it. The
-simulator's camera is recorded for so many seconds as it is, then for as many with what
+The bundle is one of ``digits`` that is certified for pictures, as `mla-edge certify` does it.
+The simulator's camera is recorded for so many seconds as it is, then for as many with what
 ``--occlude``, ``--blur`` and ``--noise`` do to it. The recording is replayed with audits, and
 once without. What is to be seen is whether there is an alarm in the first half, which there
 should not be, how soon one comes after the change, and how many are right until then and after.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from default_bundle import add_bundle
 
 import mla_edge
 from mla_edge.bundle import Bundle
@@ -165,7 +166,7 @@ def words(found: dict[str, Any]) -> str:
 def main() -> int:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    add_bundle(parser)
     parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--audit-rate", type=float, default=1.0)
     parser.add_argument("--occlude", type=float, default=0.0, help="share of the picture")

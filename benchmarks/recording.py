@@ -1,6 +1,6 @@
 """What recording costs: the loop, the processor and the disk; JSON.
 
-    python benchmarks/recording.py bundles/digits-host --seconds 10
+    python benchmarks/recording.py [BUNDLE] --seconds 10
 
 The simulator's pictures, 640 x 480, and its sound are drawn beforehand, and given to the
 recorder 30 times a second, with a decision each time. ``loop_us`` is what the loop's thread
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from default_bundle import add_bundle
 
 import mla_edge
 from mla_edge.bundle import Bundle
@@ -78,7 +79,7 @@ def measure(
 def main() -> None:
     """Measure both ways."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("bundle", type=Path)
+    add_bundle(parser)
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
     with mla_edge.open_camera(

@@ -1,7 +1,8 @@
 """Networks that everybody knows, through this exporter: size, speed and agreement.
 
     python benchmarks/references.py resnet50 [--only ROW …] [--sessions 8] [--json]
-    python benchmarks/references.py efficientnet --data DIR [--calibration SET] [--json]
+    python benchmarks/references.py efficientnet --data DIR [--calibration SET]
+        [--recipe RECIPE] [--max-drop POINTS] [--json]
     python benchmarks/references.py efficientnet --data DIR --ways [--calibration SET]
 
 Milliseconds are the processor's time of one run on one thread, ONNX Runtime, batch 1: graphs in
@@ -110,6 +111,7 @@ def measure_efficientnet(asked: argparse.Namespace, folder: Path) -> dict[str, A
     request = ExportRequest(
         profile="host",
         network=EFFICIENTNET,
+        recipe=asked.recipe,
         data=asked.data,
         calibration=asked.calibration,
         max_drop=asked.max_drop,
@@ -254,6 +256,7 @@ def main(words: list[str] | None = None) -> int:
     )
     efficient.add_argument("--data", type=Path, required=True, metavar="DIR")
     efficient.add_argument("--calibration", default=str(PICTURES), metavar="SET")
+    efficient.add_argument("--recipe", default="default", metavar="RECIPE")
     efficient.add_argument("--max-drop", type=float, default=MAX_DROP, metavar="POINTS")
     efficient.add_argument("--ways", action="store_true", help="agreement of other ways")
     for command in (resnet, efficient):

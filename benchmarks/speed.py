@@ -1,6 +1,6 @@
 """Size and speed of a bundle of digits or commands against the float network, in one run.
 
-    python benchmarks/speed.py BUNDLE [--data DIR] [--samples 600] [--threads 1] [--json]
+    python benchmarks/speed.py [BUNDLE] [--data DIR] [--samples 600] [--threads 1] [--json]
 
 Every figure is a ratio of medians taken in turns on this machine with ONNX Runtime. The routed
 figure is whole decisions through ``mla_edge.load``: preprocessing, lite, router and, where it
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from default_bundle import add_bundle
 from torch import Tensor, nn
 
 import mla_edge
@@ -161,7 +162,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict[str, object]:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("bundle", type=Path)
+    add_bundle(parser)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--samples", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=100)

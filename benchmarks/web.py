@@ -1,5 +1,7 @@
 """What `run --web` costs: the processor time of a run without it, with it, and looked at.
 
+    python benchmarks/web.py [BUNDLE] [--turns 8] [--seconds 3]
+
 The three take turns in one run, so that all see the same machine. Pictures are made before: the
 simulator's own work is not of interest here. Then its parts, in processor time of their thread,
 which a busy machine does not change much.
@@ -13,7 +15,8 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
+
+from default_bundle import add_bundle
 
 import mla_edge
 from mla_edge.runtime.web.events import Events, Place
@@ -31,8 +34,8 @@ LOOKER = "import sys, urllib.request as u; [None for _ in u.urlopen(sys.argv[1] 
 
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_bundle(parser)
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3, help="of each turn")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mla_edge.errors import BundleError
-from mla_edge.signals import SCORE, InputSpec, Tier, solo_of
+from mla_edge.signals import PRESENT, SCORE, InputSpec, Tier, solo_of
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -22,6 +22,8 @@ SEAL = "manifest_sha256"
 
 
 CONFIDENCE, LEARNED = "confidence", "learned"
+NEVER = 1.01
+"""A threshold: always go on to the next tier."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,26 @@ class Bundle:
         """The inputs that are asked alone in some mode, by the name of their graph."""
         found = {mode.solo.input for mode in self.policy.modes.values() if mode.solo}
         return {solo_of(self.tiers[0].name, name): name for name in sorted(found)}
+
+    def full_alone_ms(self, cost_ms: Mapping[str, float]) -> float:
+        """What an answer of the last tier costs where no other was asked, by tier's costs.
+
+        More than its own if it takes what earlier ones give.
+        """
+        last = self.tiers[-1]
+        given = {PRESENT, *(spec.name for spec in self.inputs)}
+        return cost_ms[last.name] if set(last.inputs) <= given else sum(cost_ms.values())
+
+    def break_even(self, cost_ms: Mapping[str, float]) -> float | None:
+        """The share that must be kept for routing to cost less than the last tier alone.
+
+        None: what a tier costs is not known.
+        """
+        if not all(cost_ms.get(tier.name) for tier in self.tiers):
+            return None
+        return (sum(cost_ms.values()) - self.full_alone_ms(cost_ms)) / cost_ms[
+            self.tiers[-1].name
+        ]
 
     def graph(self, tier: str, *, cpu: bool) -> Path:
         """The ONNX graph of ``tier``: the form for TensorRT, or the one for a CPU."""

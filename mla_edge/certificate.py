@@ -15,16 +15,18 @@ import re
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
+from mla_edge.board import identify as identify_board
 from mla_edge.bundle import Bundle, RouterPolicy, write_atomically
 from mla_edge.errors import BundleError
-from mla_edge.machine_files import read
+from mla_edge.machine_files import nvidia_gpu, read
 
 FOLDER = "certificates"
 SESSIONS = "sessions"
 """What an attempt calls the policy as a whole, beside modes."""
 _PREPARE = ("preprocess.py", "area_average.py")
+_POLICY = ("runtime/change.py", "runtime/routing.py", "history.py")
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
@@ -47,7 +49,8 @@ class ModeCertificate:
     """What is claimed in one mode.
 
     ``threshold`` and ``temperature`` are what routes there; epsilon, threshold and what follows
-    from them are those of the boldest of ``rungs``. All rungs hold together.
+    from them are those of the boldest of ``rungs``. All rungs hold together. Where even that
+    keeps too little to pay, the threshold is ``NEVER``, and nothing is kept or lost.
     """
 
     epsilon: float
@@ -61,6 +64,14 @@ class ModeCertificate:
     data_sha256: str
     made: str  # ISO 8601, UTC
     rungs: tuple[Rung, ...] = ()  # from careful to bold
+    break_even: float | None = (
+        None  # what must be kept for routing to cost less than full alone
+    )
+
+    @property
+    def pays(self) -> bool:
+        """Whether anything is routed; else the full tier answers always."""
+        return self.threshold <= 1.0
 
     def claim(self, mode: str) -> str:
         """The claim, in one sentence."""
@@ -81,7 +92,7 @@ class SessionCertificate:
     epsilon: float
     delta: float  # of all attempts on this data together
     sessions: int
-    decisions: int  # in all of them
+    decisions: int  # in all of them, without those left out
     reuse_ms: float  # for so long a decision may be used again while nothing changes; 0: never
     passed_ms: tuple[float, ...]  # all that passed, the last of them is reuse_ms
     p_value: float
@@ -89,6 +100,13 @@ class SessionCertificate:
     labelled: bool  # False: every decision that is not full's was counted as lost
     data_sha256: str
     made: str  # ISO 8601, UTC
+    left_out: int = 0  # decisions that a deadline, heat or power held back
+    policy_code: str = ""  # its sha256; empty: not noted yet
+
+    @property
+    def is_of_this_code(self) -> bool:
+        """Whether the policy with its memory is the one that was replayed."""
+        return self.policy_code in ("", policy_code())
 
     def claim(self) -> str:
         """The claim, in one sentence."""
@@ -102,10 +120,11 @@ class SessionCertificate:
             if self.reuse_ms
             else "without reuse of decisions"
         )
+        held = "that no deadline, heat or power holds back " if self.left_out else ""
         return (
             f"with probability at least {1 - self.delta:.4g} over the {self.sessions} sessions "
             f"that certified it, on average at most {self.epsilon:.4g} of the decisions of a "
-            f"session are {lost}, {reuse}, for sessions exchangeable with those"
+            f"session {held}are {lost}, {reuse}, for sessions exchangeable with those"
         )
 
 
@@ -119,7 +138,8 @@ class Attempt:
     made: str  # ISO 8601, UTC
     certified: tuple[str, ...]  # modes, or SESSIONS
     failed: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()  # sha256 of what may come again in other data: sessions
+    parts: tuple[str, ...] = ()
+    """Of what may come again in other data: sha256 of sessions, its first letters of units."""
 
     def looked_at(self, hashes: set[str]) -> bool:
         """Whether any data of ``hashes`` was in it."""
@@ -133,6 +153,8 @@ class Identity:
     graphs: Mapping[str, str]  # path in the bundle -> sha256
     engine: str
     preprocessing: str  # sha256
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """Versions of those that prepare samples; one that is not named here may be any."""
 
     def difference(self, other: Identity) -> str:
         """What of ``other`` is not as it is here, in words; empty where all is."""
@@ -140,7 +162,13 @@ class Identity:
             return "the graphs are others"
         if self.engine != other.engine:
             return f"it is of {self.engine}, this is {other.engine}"
-        return "" if self.preprocessing == other.preprocessing else "preprocessing is another"
+        if self.preprocessing != other.preprocessing:
+            return "preprocessing is another"
+        for name, version_ in self.libraries.items():
+            there = other.libraries.get(name)
+            if there != version_:
+                return f"it is of {name} {version_}, this is {there}"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -155,7 +183,8 @@ class Certificate:
 
     def covers(self, reuse_ms: float) -> bool:
         """Whether sessions are certified in which decisions are reused for ``reuse_ms``."""
-        return self.sessions is not None and reuse_ms in self.sessions.passed_ms
+        held = self.sessions
+        return held is not None and reuse_ms in held.passed_ms and held.is_of_this_code
 
     def apply(self, policy: RouterPolicy) -> RouterPolicy:
         """``policy`` with what is certified in place of what was chosen at export."""
@@ -181,7 +210,16 @@ def identify(bundle: Bundle, engine: str, key: str = "") -> Identity:
         if name.startswith("graphs/")
         or (key and name.startswith(plans) and name.endswith(".plan"))
     }
-    return Identity(graphs, _whole_name(engine), _preprocessing(bundle))
+    from mla_edge.preprocess import library_versions  # needs OpenCV and soxr
+
+    return Identity(
+        graphs, _whole_name(engine), _preprocessing(bundle), library_versions(bundle.inputs)
+    )
+
+
+def policy_code() -> str:
+    """The sha256 of the code that routes, sees changes and keeps frames."""
+    return _hash_files(_POLICY)
 
 
 def read_certificate(bundle: Bundle) -> Certificate | None:
@@ -201,7 +239,7 @@ def read_certificate(bundle: Bundle) -> Certificate | None:
                         **row,
                         "certified": tuple(row["certified"]),
                         "failed": tuple(row["failed"]),
-                        "parts": tuple(row.get("parts", ())),
+                        "parts": _parts(row.get("parts", "")),
                     }
                 )
                 for row in found["attempts"]
@@ -224,7 +262,11 @@ def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
             mode: {**dataclasses.asdict(each), "claim": each.claim(mode)}
             for mode, each in certificate.modes.items()
         },
-        "attempts": [dataclasses.asdict(attempt) for attempt in certificate.attempts],
+        "attempts": [
+            # One text: thousands of units would be as many lines.
+            {**dataclasses.asdict(attempt), "parts": " ".join(attempt.parts)}
+            for attempt in certificate.attempts
+        ],
     }
     sessions = certificate.sessions
     if sessions is not None:
@@ -249,6 +291,10 @@ def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
 
 def _name(bundle: Bundle) -> str | None:
     return next((name for name in bundle.files if name.startswith(f"{FOLDER}/")), None)
+
+
+def _parts(told: str | list[str]) -> tuple[str, ...]:
+    return tuple(told.split() if isinstance(told, str) else told)  # once they were a list
 
 
 def _checked(values: Mapping[str, Any]) -> ModeCertificate:
@@ -283,6 +329,8 @@ def _whole_name(engine: str) -> str:
         return engine  # TensorRT's says its version and the GPU's architecture
     found = re.search(r"^model name\s*: (.+)$", read(Path("/"), "proc/cpuinfo"), re.MULTILINE)
     processor = found.group(1).strip() if found else platform.machine()
+    if engine != "ONNX Runtime":  # one of its providers
+        processor = ", ".join(text for text in (processor, _accelerator()) if text)
     for package in _RUNTIMES:
         try:
             return f"{engine} {version(package)} on {processor}"
@@ -291,9 +339,23 @@ def _whole_name(engine: str) -> str:
     return f"{engine} on {processor}"
 
 
+def _accelerator() -> str:
+    """The GPU, and what it is driven by, as far as files tell."""
+    board = identify_board()
+    if board is None:
+        return nvidia_gpu(Path("/"))
+    found = {"L4T": board.l4t, "CUDA": board.cuda, "TensorRT": board.tensorrt}
+    versions = [f"{name} {value}" for name, value in found.items() if value]
+    return ", ".join([board.model, *versions])
+
+
 def _preprocessing(bundle: Bundle) -> str:
     """Of the code that prepares a sample, and of the inputs that it prepares."""
-    digest = hashlib.sha256(repr(bundle.inputs).encode())
-    for name in _PREPARE:
+    return _hash_files(_PREPARE, repr(bundle.inputs))
+
+
+def _hash_files(names: Sequence[str], told: str = "") -> str:
+    digest = hashlib.sha256(told.encode())
+    for name in names:
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()

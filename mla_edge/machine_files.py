@@ -34,6 +34,18 @@ def fields(root: Path, name: str) -> list[str]:
     return [field for field in read(root, name).split("\0") if field]
 
 
+def nvidia_gpu(root: Path) -> str:
+    """What NVIDIA's driver for PCs says of its GPUs and itself; empty where it is not there."""
+    told = (root / "proc/driver/nvidia/gpus").glob("*/information")
+    found = [re.search(r"^Model:\s*(.+?)\s*$", read(root, str(path.relative_to(root))), re.M)
+             for path in sorted(told)]  # fmt: skip
+    parts = [match.group(1) for match in found if match]
+    driver = re.search(
+        r"Kernel Module.*?\s(\d[\d.]+)\s", read(root, "proc/driver/nvidia/version")
+    )
+    return ", ".join([*parts, *([f"driver {driver.group(1)}"] if driver else [])])
+
+
 def packages(root: Path) -> dict[str, str]:
     """The Debian packages that are installed: versions by name."""
     found = {}
@@ -81,6 +93,23 @@ def clocks_fixed(root: Path) -> bool | None:
             if low and high:
                 fixed.append(low == high)
     return all(fixed) if fixed else None
+
+
+def loose_cpu_clocks(root: Path) -> dict[str, str]:
+    """The cores whose clock follows what they have to do, and by which governor.
+
+    A clock is fixed where its limits are one, as after ``jetson_clocks``, or its governor is
+    ``performance``. Cores that do not say (a virtual machine's, one that is off) are left out.
+    """
+    loose = {}
+    for folder in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*")):
+        low, high, governor = (
+            read(root, f"sys/devices/system/cpu/{folder.name}/cpufreq/scaling_{what}").strip()
+            for what in ("min_freq", "max_freq", "governor")
+        )
+        if low and high and governor and low != high and governor != "performance":
+            loose[folder.name] = governor
+    return loose
 
 
 def l4t(root: Path) -> str | None:

@@ -87,8 +87,9 @@ def decision_to_json(prediction: Prediction) -> dict[str, Any]:
 def decision_from_json(found: Mapping[str, Any]) -> Prediction:
     """The inverse; KeyError or TypeError where it is none."""
     known = {name: found[name] for name in _DECISION if name in found}
-    if "degraded" in known:
-        known["degraded"] = tuple(known["degraded"])
+    for name in ("degraded", "repeated"):
+        if name in known:
+            known[name] = tuple(known[name])
     return Prediction(**known)
 
 

@@ -29,6 +29,7 @@ class Recording:
     units: np.ndarray  # [n]; samples of one unit are not independent
     told_units: bool  # False: every sample was taken for a unit
     sha256: str  # of all arrays
+    origins: tuple[str, ...] = ()  # sha256 of what each was drawn of; none: of its own signals
 
 
 def read_samples(path: Path, inputs: Sequence[InputSpec], most: int = 256) -> list[Sample]:

@@ -187,6 +187,8 @@ class Prediction:
     certificate: str | None = None  # its id, where one covers how this was decided
     # How old the data is that was decided on, where nothing has changed since; 0: it was now.
     reused_ms: float = 0.0
+    # The inputs whose signal an earlier decision of the run used too: there was no newer one.
+    repeated: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()  # "deadline", "alarm": why less is kept than was promised
     probabilities: np.ndarray | None = field(default=None, repr=False, compare=False)
     # What else the graph gives, GATE and attention, by name; None where nobody asked for it.

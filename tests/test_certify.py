@@ -92,6 +92,19 @@ def test_frames_taken_for_units_violate(scenes=100, frames=30):
     assert violations(right) <= slack(DELTA)
 
 
+def test_looking_again_while_the_data_grows_violates(looks=20, more=20):
+    """Of a threshold whose risk is epsilon: it passes at last, so its units are known again."""
+    units = 100 + more * np.arange(looks)
+    lost = np.random.default_rng(6).random((DEPLOYMENTS, units[-1])) < EPSILON
+    counts = lost.cumsum(axis=1)[:, units - 1]
+    most = [
+        max(k for k in range(-1, 40) if binomial_cdf(k, n, EPSILON) <= DELTA) for n in units
+    ]
+    passed = counts <= most
+    assert passed[:, 0].mean() <= slack(DELTA)
+    assert passed.any(axis=1).mean() > 2 * DELTA
+
+
 def test_risk_control_in_the_mean_is_no_certificate(units=300):
     """Conformal risk control: the boldest with (k + 1) / (n + 1) <= epsilon."""
     counts = losses_by_threshold(np.random.default_rng(4), units)

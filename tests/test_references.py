@@ -194,8 +194,9 @@ def make_network(data):
 """
 
 
-def test_top_1_is_of_the_folders_names(references, tmp_path, capsys, monkeypatch):
-    """Red, green and blue pictures in folders 0 to 2, a fifth of them in the wrong one."""
+@pytest.fixture
+def words(references, tmp_path, monkeypatch):
+    """The words for red, green and blue pictures, a fifth of them in the wrong folder."""
     file = tmp_path / "colours.py"
     file.write_text(COLOURS.replace("FOLDER", str(ROOT / "examples")))
     monkeypatch.setattr(references, "EFFICIENTNET", f"{file}:make_network")
@@ -211,7 +212,11 @@ def test_top_1_is_of_the_folders_names(references, tmp_path, capsys, monkeypatch
     asked = tmp_path / "set.toml"
     asked.write_text('source = "network"\nseed = 0\ncalibrate = 32\ntune = 32\ntest = 90\n')
     words = ["efficientnet", "--data", str(tmp_path / "pictures"), "--calibration", str(asked)]
-    assert references.main([*words, "--sessions", "1", "--json"]) == 0
+    return [*words, "--sessions", "1", "--json"]
+
+
+def test_top_1_is_of_the_folders_names(references, words, capsys):
+    assert references.main(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["labelled"] is True
     right = found["rows"]["float"]["top1"]
@@ -225,6 +230,17 @@ def test_top_1_is_of_the_folders_names(references, tmp_path, capsys, monkeypatch
     table = references.to_table(found)
     assert "| answers as float | top-1 |" in table
     assert table.count(f"100.0% of 90 | {right:.1%} (+0.0 points) |") == 2
+
+
+def test_a_recipe_of_ones_own_is_taken(references, words, tmp_path, capsys):
+    recipe = tmp_path / "own.toml"
+    text = 'title = "own"\nprecision = "int8"\ncalibration = "quick"\n'
+    recipe.write_text(f'{text}[tiers.only]\nkeep_float = ["*"]\n')
+    assert references.main([*words, "--recipe", str(recipe)]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows["INT8 as for TensorRT"]["smaller"] < 1.1  # every layer is in float
+    assert references.main([*words, "--recipe", str(tmp_path / "none.toml")]) == 2
+    assert "none.toml" in capsys.readouterr().err
 
 
 def test_the_real_network_answers_where_its_packages_are_installed(lite0, tmp_path):

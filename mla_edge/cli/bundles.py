@@ -131,7 +131,12 @@ def _claims(certificate: Optional[Certificate]) -> List[str]:
     tried = len(certificate.attempts)
     lines = [f"certificate {certificate.id}, {tried} attempt{'s' if tried > 1 else ''}:"]
     for mode, each in certificate.modes.items():
-        lines.append(f"  {mode}: from {each.threshold:.4f} on: {each.claim(mode)}")
+        routed = (
+            f"from {each.threshold:.4f} on"
+            if each.pays
+            else "full alone, routing would not pay"
+        )
+        lines.append(f"  {mode}: {routed}: {each.claim(mode)}")
         for rung in each.rungs if len(each.rungs) > 1 else ():
             lines.append(
                 f"    at most {rung.epsilon:g}: from {rung.threshold:.4f} on, keeps "

@@ -21,6 +21,7 @@ EPSILON = 0.01
 _TABLE = "labels.csv"
 _OWN_DATA = ("mnist.npz", "grid.json")  # in the folders that the built-in networks train on
 _AGAIN = "this was attempt {} on this data; its claim counts all"
+_RID = " (only another export drops it)"
 _TOLD_EVERY = 50  # samples, on a terminal
 
 
@@ -150,7 +151,8 @@ def _tell(
     if not ok:
         refused = AccuracyGateError(
             problem + "\n" + "\n".join(words),
-            hint="record more, independent of one another, or claim less: a larger --epsilon",
+            hint=f"record {'new ones' if shown['attempt'] else 'more'}, independent of one "
+            "another, or claim less: a larger --epsilon",
         )
         refused.details.update(shown)
         raise refused
@@ -203,7 +205,12 @@ def _mode(outcome: "ModeOutcome") -> Dict[str, Any]:
         "units": outcome.units,
         "units_needed": boldest.needed,
         "why": boldest.why,
-        **({"claim": held.claim(outcome.mode), **asdict(held)} if held is not None else {}),
+        **({"stays": asdict(outcome.stays)} if outcome.stays is not None else {}),
+        **(
+            {"claim": held.claim(outcome.mode), "pays": held.pays, **asdict(held)}
+            if held is not None
+            else {}
+        ),
         "rungs": [
             {
                 "epsilon": each.epsilon,
@@ -226,7 +233,9 @@ def _sessions(outcome: "SessionOutcome") -> Dict[str, Any]:
             "certified": held is not None,
             "sessions": outcome.sessions,
             "sessions_needed": outcome.needed,
+            "left_out": outcome.left_out,
             "why": outcome.why,
+            **({"stays": asdict(outcome.stays)} if outcome.stays is not None else {}),
             "mean_loss_by_reuse_ms": {f"{k:g}": v for k, v in outcome.mean_loss.items()},
             **({"claim": held.claim(), **asdict(held)} if held is not None else {}),
         },
@@ -248,8 +257,18 @@ def _session_words(outcome: "SessionOutcome") -> List[str]:
             f"sessions: there are {outcome.sessions}; {outcome.needed} pass four times in five "
             "if a quarter of epsilon is lost"
         ]
+    if outcome.stays is not None:
+        lines.append(
+            f"  the certificate of {outcome.stays.made} stays, though this failed: at most "
+            f"{outcome.stays.epsilon:g}, reuse for up to {outcome.stays.reuse_ms:g} ms{_RID}"
+        )
     for reuse_ms, loss in outcome.mean_loss.items():
         lines.append(f"  reuse for up to {reuse_ms:g} ms: {loss:.2%} lost on average")
+    if outcome.left_out:
+        lines.append(
+            f"  {outcome.left_out} decisions were left out: a deadline, heat or power held "
+            "the full tier back, which no certificate covers"
+        )
     if outcome.attempt > 1:
         lines.append(_AGAIN.format(outcome.attempt))
     return lines
@@ -278,6 +297,17 @@ def _words(outcome: "Outcome", dry_run: bool = False) -> List[str]:
                 )
             else:
                 lines.append(f"{name}: not certified: {tried.why}")
+        if each.stays is not None:
+            lines.append(
+                f"  its certificate of {each.stays.made} stays and routes, though this failed: "
+                f"at most {each.stays.epsilon:g}; of these {each.units} units its threshold "
+                f"loses {each.stays.losses}{_RID}"
+            )
+        if each.certificate is not None and not each.certificate.pays:
+            lines.append(
+                "  but it stays on full alone: routing pays where more than "
+                f"{each.certificate.break_even:.1%} is kept"
+            )
     if outcome.voids_sessions:
         lines.append("whole sessions were certified with other thresholds: do so again")
     if outcome.attempt > 1:

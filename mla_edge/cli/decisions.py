@@ -60,6 +60,7 @@ def as_row(prediction: Prediction, names: Sequence[str]) -> Dict[str, Any]:
         "ages_ms": {name: round(ages[name], 3) if name in ages else None for name in names},
         "skew_ms": round(prediction.skew_ms, 3),
         "reused_ms": round(prediction.reused_ms, 3),
+        "repeated": list(prediction.repeated),
         "truth": prediction.truth,
         "certificate": prediction.certificate,
         "degraded": list(prediction.degraded),

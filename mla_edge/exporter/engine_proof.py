@@ -187,10 +187,7 @@ def certify(
         return None, "there is one tier"
     if golden.labels is None:
         return None, "the golden samples have no labels: the export's thresholds stay"
-    given = {PRESENT, *(spec.name for spec in bundle.inputs)}
-    last = bundle.tiers[-1]
-    alone = set(last.inputs) <= given
-    full_ms = cost_ms[last.name] if alone else sum(cost_ms.values())
+    full_ms = bundle.full_alone_ms(cost_ms)
     chosen: dict[str, ModePolicy] = {}
     said = []
     for mode, rows in _by_mode(bundle, golden).items():

@@ -17,11 +17,10 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-from mla_edge.bundle import CONFIDENCE, ModePolicy, RouterPolicy
+from mla_edge.bundle import CONFIDENCE, NEVER, ModePolicy, RouterPolicy
 from mla_edge.certify import THRESHOLDS, binomial_cdf, fewest_units
 
 ALWAYS = 0.0  # keep the only tier's answer
-NEVER = 1.01  # always go on to the next tier
 MAX_LOSS = 0.01
 DOUBT = 0.1
 _SPARED = 0.02  # of the samples that could be kept, given up for a more careful threshold

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Callable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def unseen_moments(folder: Path, bundle: Bundle) -> Recording:
         )
     # An export with --data tunes and shrinks on that split; one without never saw it.
     splits = ("test",) if _was_exported_on_data(bundle) else ("tune", "test")
-    samples, hashes = maker(folder, splits)
+    samples, origins, hashes = maker(folder, splits)
     labels = [str(sample.truth) for sample in samples]
     unknown = sorted(set(labels) - set(bundle.labels))
     if unknown:
@@ -51,7 +51,8 @@ def unseen_moments(folder: Path, bundle: Bundle) -> Recording:
         )
     told = json.dumps([splits, sorted(hashes.items())])
     sha256 = hashlib.sha256(told.encode()).hexdigest()
-    return Recording(tuple(samples), tuple(labels), np.arange(len(samples)), True, sha256)
+    units = np.arange(len(samples))
+    return Recording(tuple(samples), tuple(labels), units, True, sha256, tuple(origins))
 
 
 def _was_exported_on_data(bundle: Bundle) -> bool:
@@ -67,7 +68,11 @@ def _was_exported_on_data(bundle: Bundle) -> bool:
         ) from error
 
 
-def _digits(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[str, str]]:
+_Made = Tuple[List[Sample], List[str], Mapping[str, str]]
+"""Samples, the sha256 of what each was drawn of, and those of the files."""
+
+
+def _digits(folder: Path, splits: Sequence[str]) -> _Made:
     """A moment for each picture and each take; a take meets a picture of its digit."""
     from mla_edge.networks.digits_data import SIZE, DigitsData, DigitsMaker, place, wear
     from mla_edge.networks.digits_files import RATE_HZ
@@ -76,7 +81,7 @@ def _digits(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[
 
     data = DigitsData.load(folder)
     rng = np.random.default_rng(_SEED)
-    samples = []
+    samples, origins = [], []
     for split in splits:
         maker = DigitsMaker(data, split)
         pictures, labels = data.pictures[split]
@@ -84,6 +89,7 @@ def _digits(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[
             inks, takes = pictures[labels == digit], data.recordings[split][digit]
             for number in range(max(len(inks), len(takes))):
                 signals: dict[str, Signal] = {}
+                made_of = [each[number] for each in (inks, takes) if number < len(each)]
                 if number < len(inks):
                     ink = inks[number].astype(np.float32) / 255
                     level = float(rng.uniform(0.1, 1))
@@ -95,10 +101,11 @@ def _digits(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[
                     sound = sound / max(1.0, float(np.abs(sound).max()))
                     signals["audio"] = Sound(sound.astype(np.float32), RATE_HZ, 0.0, str(digit))
                 samples.append(Sample(signals))
-    return samples, data.hashes
+                origins.append(_hash(*made_of))
+    return samples, origins, data.hashes
 
 
-def _commands(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mapping[str, str]]:
+def _commands(folder: Path, splits: Sequence[str]) -> _Made:
     """A moment in a word, or a silence, of each clip."""
     from mla_edge.networks.commands import FPS, RATE_HZ
     from mla_edge.networks.commands_data import CommandsData, CommandsMaker, Moment
@@ -106,7 +113,7 @@ def _commands(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mappin
 
     data = CommandsData.load(folder)
     rng = np.random.default_rng(_SEED)
-    samples = []
+    samples, origins = [], []
     for split in splits:
         maker = CommandsMaker(data, split)
         for clip in data.splits[split]:
@@ -119,8 +126,16 @@ def _commands(folder: Path, splits: Sequence[str]) -> tuple[list[Sample], Mappin
             mouth = Clip(maker.worn_mouth(rng, moment, 1.0), FPS, 0.0, truth)
             sound = Sound(maker.worn_sound(rng, moment, 1.0), RATE_HZ, 0.0, truth)
             samples.append(Sample({"mouth": mouth, "audio": sound}))
-    return samples, data.hashes
+            origins.append(_hash(data.clips.frames[clip], data.clips.sounds[clip]))
+    return samples, origins, data.hashes
 
 
-_Maker = Callable[[Path, Sequence[str]], "tuple[list[Sample], Mapping[str, str]]"]
+def _hash(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for values in arrays:
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+_Maker = Callable[[Path, Sequence[str]], _Made]
 _MAKERS: Mapping[str, _Maker] = {"digits": _digits, "commands": _commands}

@@ -224,6 +224,11 @@ def warnings(
     found = []
     if machine_files.clocks_fixed(root) is False:
         found.append("the GPU's clock is not fixed: sudo jetson_clocks")
+    governors = sorted(set(machine_files.loose_cpu_clocks(root).values()))
+    if governors:
+        is_jetson = machine_files.l4t(root) is not None
+        fix = "jetson_clocks" if is_jetson else "cpupower frequency-set -g performance"
+        found.append(f"the CPU's clock is not fixed ({', '.join(governors)}): sudo {fix}")
     if throttled_by:
         found.append(f"the board was too hot and lowered its clocks: {', '.join(throttled_by)}")
     if (end.over_currents or 0) > (start.over_currents or 0):

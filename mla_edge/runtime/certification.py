@@ -11,11 +11,9 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from mla_edge.bundle import Bundle
+from mla_edge.bundle import NEVER, Bundle
 from mla_edge.certificate import (
     Attempt,
-    Certificate,
-    Identity,
     ModeCertificate,
     Rung,
     identify,
@@ -24,6 +22,7 @@ from mla_edge.certificate import (
 )
 from mla_edge.certify import (
     Certified,
+    binomial_cdf,
     certify_ladder,
     check_levels,
     fewest_units,
@@ -32,6 +31,14 @@ from mla_edge.certify import (
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import Recording, read_recording
+from mla_edge.runtime.attempts import (
+    continue_certificate,
+    find_spent,
+    hash_units,
+    still_certified,
+    tell_again,
+    total_delta,
+)
 from mla_edge.runtime.listening import Heard, Listener, Progress, hear
 from mla_edge.runtime.loading import open_model
 
@@ -59,6 +66,16 @@ class ModeOutcome:
     units: int
     rungs: tuple[RungOutcome, ...]  # from careful to bold
     certificate: ModeCertificate | None = None
+    stays: Stays | None = None  # where it was certified before, and this failed
+
+
+@dataclass(frozen=True)
+class Stays:
+    """An earlier certificate that still holds formally: other data earned it."""
+
+    epsilon: float
+    made: str
+    losses: int  # of these units, at the threshold that it routes by
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,8 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
 
     ``data`` is a recording (``.npz``), a folder with a ``labels.csv`` (``labelled_folder``), or
     a function that gives moments for a bundle. In a mode that holds, the boldest threshold that
-    passed replaces the one chosen at export. One that does not hold stays as it is. Of several
+    passed replaces the one chosen at export, or full alone does where that keeps too little to
+    pay. One that does not hold stays as it is. Of several
     ``epsilon`` each makes a rung, by its part of delta. Data with too few units is not looked
     at, so it is not used up. ConfigError: the data does not fit, was used before (``again``
     allows it; the claim is then of all attempts together), or the bundle has not two tiers.
@@ -102,28 +120,33 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
     moments = data if callable(data) else _file(Path(data))
     found = moments(bundle)
     before = read_certificate(bundle)
-    spent = find_spent(before, {found.sha256}, again=again)
     rows = {mode: _rows(found, mode) for mode in bundle.policy.modes}
+    fewest = fewest_units(epsilons[-1], share)
+    large = {mode: chosen for mode, chosen in rows.items() if len(chosen) >= fewest}
+    looks_at_it = bool(large) and not dry_run
+    parts = hash_units(found, [row for chosen in (large or rows).values() for row in chosen])
+    spent = find_spent(before, parts, whole=found.sha256, what="units", again=again)
     outcomes = {
         mode: ModeOutcome(
             mode,
             len(chosen),
             tuple(
-                RungOutcome(each, goal, why=_too_few(len(chosen), each, share, goal))
+                RungOutcome(
+                    each, goal, why=_too_few(len(chosen), each, share, goal, looks_at_it)
+                )
                 for each, goal in zip(epsilons, goals)
             ),
         )
         for mode, chosen in rows.items()
     }
-    fewest = fewest_units(epsilons[-1], share)
-    large = {mode: chosen for mode, chosen in rows.items() if len(chosen) >= fewest}
-    if dry_run or not large:
+    if not looks_at_it:
         return Outcome(bundle, tuple(outcomes.values()), 0, found.told_units)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    total = delta + sum(attempt.delta for attempt in spent)
+    total = total_delta(delta, spent)
     listener = Listener(bundle.policy)
     with open_model(folder, engine=engine, threads=threads, instrument=listener.hear) as model:
         identity = identify(bundle, model.runs_on, model.engines_key)
+        certified = still_certified(before, identity)
         for mode, chosen in large.items():
             heard = hear(model, listener, found, chosen, mode, on_progress or _ignore)
             rungs = _climb(heard, listener.thresholds(mode), epsilons, delta, goals)
@@ -142,11 +165,16 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
                     data_sha256=found.sha256,
                     made=made,
                     rungs=held,
+                    break_even=bundle.break_even(listener.cost_ms),
                 )
-            outcomes[mode] = ModeOutcome(mode, len(chosen), rungs, certificate)
+                certificate = _unless_it_pays(certificate)
+            stays = None if certificate else _stays(certified.get(mode), heard)
+            outcomes[mode] = ModeOutcome(mode, len(chosen), rungs, certificate, stays)
     holds = {mode: o.certificate for mode, o in outcomes.items() if o.certificate is not None}
     failed = tuple(mode for mode in large if mode not in holds)
-    attempt = Attempt(found.sha256, epsilons[-1], delta, made, tuple(holds), failed)
+    attempt = Attempt(
+        found.sha256, epsilons[-1], delta, made, tuple(holds), failed, tuple(sorted(set(parts)))
+    )
     earlier = continue_certificate(before, identity, attempt)
     # Sessions were certified with the thresholds that there were.
     moved = any(
@@ -167,19 +195,6 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
     )
 
 
-def continue_certificate(
-    before: Certificate | None, identity: Identity, attempt: Attempt
-) -> Certificate:
-    """``before`` with one more attempt, and without what does not hold for ``identity``.
-
-    What was certified for other graphs, or another engine, does not hold for these.
-    """
-    attempts = (*(before.attempts if before else ()), attempt)
-    if before is None or before.identity != identity:
-        return Certificate(identity, attempts=attempts)
-    return dataclasses.replace(before, attempts=attempts)
-
-
 def check_tiers(bundle: Bundle) -> None:
     """ConfigError where nothing is routed."""
     if len(bundle.tiers) != 2:
@@ -187,18 +202,6 @@ def check_tiers(bundle: Bundle) -> None:
             f"{bundle.name} has {len(bundle.tiers)} tier(s), a certificate is of two",
             hint="with one tier nothing is routed, so nothing is lost by it",
         )
-
-
-def find_spent(before: Certificate | None, hashes: set[str], *, again: bool) -> list[Attempt]:
-    """The earlier attempts on data of ``hashes``; ConfigError unless ``again`` allows them."""
-    spent = [each for each in before.attempts if each.looked_at(hashes)] if before else []
-    if spent and not again:
-        raise ConfigError(
-            f"this data certified this bundle before, on {spent[-1].made}; data that was "
-            "looked at proves less",
-            hint="record new moments, or give --again: the claim then counts every attempt",
-        )
-    return spent
 
 
 def _file(path: Path) -> Moments:
@@ -240,14 +243,19 @@ def _rows(data: Recording, mode: str) -> list[int]:
     return sorted(first.values())
 
 
-def _too_few(units: int, epsilon: float, delta: float, goal: int) -> str:
-    """Why ``units`` cannot pass; empty where they can."""
+def _too_few(units: int, epsilon: float, delta: float, goal: int, looked: bool) -> str:
+    """Why ``units`` cannot pass; empty where they can. Those ``looked`` at are used up."""
     fewest = fewest_units(epsilon, delta)
     if units >= fewest:
         return ""
-    return (
-        f"{units} independent units cannot show it: {fewest - units} more are needed if none "
-        f"is lost, {goal - units} more if a quarter of epsilon is"
+    why = f"{units} independent units cannot show it: "
+    if looked:
+        return (
+            why + f"{fewest} new ones could if none is lost, {goal} if a quarter of epsilon is"
+        )
+    return why + (
+        f"{fewest - units} more are needed if none is lost, {goal - units} more if a quarter "
+        "of epsilon is"
     )
 
 
@@ -281,8 +289,31 @@ def _climb(
     return tuple(rungs)
 
 
+def _stays(earlier: ModeCertificate | None, heard: Heard) -> Stays | None:
+    if earlier is None:
+        return None
+    _, lost, _ = heard.above(earlier.threshold)
+    return Stays(earlier.epsilon, earlier.made, int(np.count_nonzero(lost)))
+
+
+def _unless_it_pays(certificate: ModeCertificate) -> ModeCertificate:
+    """``certificate``, on full alone where what is kept makes no decision cheaper in the mean.
+
+    A higher threshold keeps the claim. The careful rungs keep still less.
+    """
+    if certificate.break_even is None or certificate.kept > certificate.break_even:
+        return certificate
+    return dataclasses.replace(
+        certificate,
+        threshold=NEVER,
+        losses=0,
+        kept=0.0,
+        p_value=binomial_cdf(0, certificate.units, certificate.epsilon),
+    )
+
+
 def _failed(found: Certified, goal: int) -> RungOutcome:
-    too_few = _too_few(found.units, found.epsilon, found.delta, goal)
+    too_few = _too_few(found.units, found.epsilon, found.delta, goal, looked=True)
     if too_few:
         return RungOutcome(found.epsilon, goal, why=too_few)
     rate = found.losses / found.units
@@ -293,7 +324,7 @@ def _failed(found: Certified, goal: int) -> RungOutcome:
     if rate >= found.epsilon:
         return RungOutcome(found.epsilon, goal, why=why)
     needed = units_needed(found.epsilon, found.delta, regret=rate)
-    why = f"{why}; about {needed} units would be needed, {max(0, needed - found.units)} more"
+    why = f"{why}; about {needed} new units would be needed{tell_again(found.units, needed)}"
     return RungOutcome(found.epsilon, needed, why=why)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -90,6 +90,11 @@ class Listener:
     def temperature(self, mode: str) -> float:
         """What lite's logits are divided by in ``mode``."""
         return self._policy.modes[mode].temperature
+
+    @property
+    def cost_ms(self) -> Mapping[str, float]:
+        """What each tier costs, by the policy."""
+        return self._policy.cost_ms
 
     def skip(self, mode: str) -> str | None:
         """Nothing is skipped."""

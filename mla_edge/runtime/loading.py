@@ -30,6 +30,15 @@ class Parts:
     policy: RouterPolicy  # that the router follows
 
 
+_SESSIONS_VOID = (
+    "what is certified of whole sessions does not hold here: the code that routes, sees "
+    "changes or keeps frames is another; certify them again"
+)
+_SESSIONS_UNWATCHED = (
+    "audits do not watch what is certified of whole sessions: only a mode with a certificate "
+    "of its own raises an alarm"
+)
+
 Instrument = Callable[[Parts], Parts]
 """Puts something around the parts, such as a stopwatch."""
 
@@ -143,10 +152,13 @@ def _assemble(
         deadline = Deadline(options.deadline_ms, measure_usual(opened.engines))
         slow = _never_in_time(bundle.tiers[-1].name, deadline)
     router = CascadeRouter(policy, dwell=DWELL_TICKS)
-    auditor = None
+    auditor, unwatched = None, ""
+    of_sessions = certificate.id if certificate.covers(options.reuse_ms) else None
     if options.audit_rate is not None:
-        rungs = {mode: each.rungs for mode, each in certificate.modes.items()}
+        modes = certificate.modes.items()
+        rungs = {mode: each.rungs for mode, each in modes if each.pays}
         auditor = Auditor(options.audit_rate, rungs, router.retreat)
+        unwatched = _SESSIONS_UNWATCHED if of_sessions else ""
     parts = Parts(opened.engines, router, preprocess, policy)
     if instrument is not None:
         parts = instrument(parts)
@@ -157,9 +169,9 @@ def _assemble(
         parts.preprocess,
         runs_on=opened.title,
         engines_key=opened.key,
-        note="\n".join(text for text in (opened.note, void, slow) if text),
+        note="\n".join(text for text in (opened.note, void, slow, unwatched) if text),
         certified=dict.fromkeys(certificate.modes, certificate.id),
-        certified_sessions=certificate.id if certificate.covers(options.reuse_ms) else None,
+        certified_sessions=of_sessions,
         deadline=deadline,
         guard=options.guard,
         memory=options.memory,
@@ -181,7 +193,9 @@ def _certified(bundle: Bundle, opened: Opened) -> tuple[RouterPolicy, Certificat
             f"certificate {certificate.id} does not hold here: {difference}; certify again: "
             f"mla-edge certify {bundle.folder} --recording FILE",
         )
-    return certificate.apply(opened.policy), certificate, ""
+    sessions = certificate.sessions
+    void = "" if sessions is None or sessions.is_of_this_code else _SESSIONS_VOID
+    return certificate.apply(opened.policy), certificate, void
 
 
 def _never_in_time(tier: str, deadline: Deadline) -> str:

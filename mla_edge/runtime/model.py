@@ -114,7 +114,6 @@ class FusedModel:
             mode, sample, answers, min(times.values()), clock
         )
         best = int(probabilities.argmax())
-        covered = self._certified.get(mode, self._certified_sessions)
         now_s = clock()
         made = Prediction(
             label=self.bundle.labels[best],
@@ -127,7 +126,7 @@ class FusedModel:
             latency_ms=(time.perf_counter() - start) * 1e3,
             age_ms=(now_s - min(times.values())) * 1e3,
             truth=sample.truth,
-            certificate=covered if reason not in HELD_BACK else None,
+            certificate=None if reason in HELD_BACK else self._covers(mode),
             degraded=self._degraded(mode, reason),
             probabilities=probabilities,
             # Who looks may come at any moment, from another thread.
@@ -204,7 +203,7 @@ class FusedModel:
             age_ms=(now_s - min(times.values())) * 1e3,
             reused_ms=age_ms,
             truth=sample.truth,
-            certificate=self._certified_sessions,
+            certificate=self._covers(kept.mode, reused=True),
             degraded=self._degraded(kept.mode, UNCHANGED),
         )
 
@@ -227,6 +226,16 @@ class FusedModel:
             auditor.add(mode, int(logits.argmax()) != best)
 
         self._pending = ask
+
+    def _covers(self, mode: str, *, reused: bool = False) -> str | None:
+        """The certificate of a decision in ``mode``; an alarm says that none holds there.
+
+        Of whole sessions none holds from the first alarm on: the policy is no longer the one
+        that was certified.
+        """
+        alarms = self.auditor.alarms if self.auditor is not None else {}
+        of_mode = None if reused or mode in alarms else self._certified.get(mode)
+        return of_mode or (None if alarms else self._certified_sessions)
 
     def _degraded(self, mode: str, reason: str) -> tuple[str, ...]:
         """In what way less is kept than was promised."""

@@ -53,28 +53,41 @@ _ROUTING = ("tier", "reason", "mode")
 class _AsRecorded:
     """Holds the last tier back where it was: time, heat and power are not those of now."""
 
-    def __init__(self, *, is_same_bundle: bool) -> None:
+    def __init__(self, *, in_dwells: bool) -> None:
         self.reason = ""  # of the recorded decision
-        self._is_same_bundle = is_same_bundle
+        self._in_dwells = in_dwells
 
     def refusal(self) -> str:
         if self.reason in HELD_BACK:
             return self.reason
         # In a dwell lite's answer is as good, so that it was held back there is not recorded.
-        return DWELL if self.reason == LITE_CONFIDENT and self._is_same_bundle else ""
+        return DWELL if self.reason == LITE_CONFIDENT and self._in_dwells else ""
 
 
 class Replay:
     """A model on a recording; each decision has the recorded time and latency."""
 
-    def __init__(self, model: FusedModel, path: Path) -> None:
-        """Read the recording called ``path``; RecordingError says what is wrong with it."""
+    def __init__(
+        self,
+        model: FusedModel,
+        path: Path,
+        *,
+        holds_back: bool = True,
+        in_dwells: bool = True,
+    ) -> None:
+        """Read the recording called ``path``; RecordingError says what is wrong with it.
+
+        ``holds_back`` the last tier, where a deadline, heat or power did so; else it is asked
+        there too. ``in_dwells``: also where lite was only waited for, if the bundle is the
+        recorded one and so its policy was in the same dwells.
+        """
         self._model = model
         self._moments = RecordedMoments(path, model.bundle.inputs)
         self.reader = self._moments.reader
         self.session = self._moments.session
         self.is_same_bundle = self.session.bundle_sha256 == model.bundle.sha256()
-        self._held = model.guard = _AsRecorded(is_same_bundle=self.is_same_bundle)
+        self._held = _AsRecorded(in_dwells=in_dwells and self.is_same_bundle)
+        model.guard = self._held if holds_back else None
         model.deadline = None
         self.comparison = Comparison()
         self.latency_here_ms = Spread()  # what a decision took now
@@ -122,6 +135,6 @@ class Replay:
         self._held.reason = recorded.reason
         made = self._model.infer(sample, clock=lambda: recorded.decision_time_s)
         self.latency_here_ms.add(made.latency_ms)
-        replayed = replace(made, latency_ms=recorded.latency_ms)
+        replayed = replace(made, latency_ms=recorded.latency_ms, repeated=recorded.repeated)
         self.comparison.add(recorded, replayed, self.duration_s)
         return replayed

@@ -80,6 +80,7 @@ class Sense:
         self._on_fault = on_fault
         self._history = history
         self._used_s = float("-inf")
+        self.repeated = False  # whether what was used last had been used before
         self._failure: CaptureError | None = None
         self._silent = False
         self._told = False  # that it is left out
@@ -153,10 +154,14 @@ class Sense:
 
     def use(self) -> Signal | None:
         """The newest signal if it can be used, which is noted; None masks the modality."""
+        self.repeated = False
         if self.state not in (OK, FILLING) or self.newest is None:
             return None
-        self._used_s = self.newest.time_s
-        return self.newest if self.state == OK else None
+        before_s, self._used_s = self._used_s, self.newest.time_s
+        if self.state == FILLING:
+            return None
+        self.repeated = self._used_s == before_s
+        return self.newest
 
     def _read(self, timeout_s: float) -> Signal:
         signal = self._source.read(timeout_s)

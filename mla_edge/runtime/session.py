@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from contextlib import ExitStack
@@ -75,7 +76,8 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     """Predictions on the newest frame and the last window of sound, until the sources end.
 
     There is one for each new frame; without a camera, for each 50 ms of new sound; with
-    ``rate_hz``, for each moment of a schedule that does not drift. A clip is made of the frames
+    ``rate_hz``, for each moment of a schedule that does not drift; what is decided on again
+    then, for there is nothing newer, is named in ``repeated``. A clip is made of the frames
     since the last gap; until it is whole, its input is masked.
 
     A modality that is lost, has ended, or whose newest signal is older than ``max_age_ms`` is
@@ -149,7 +151,9 @@ def _predict(
             signals = {sense.modality: sense.use() for sense in senses}
             usable = {name: signal for name, signal in signals.items() if signal is not None}
             if usable:
-                yield model.infer(Sample(usable), clock=clock)
+                made = model.infer(Sample(usable), clock=clock)
+                repeated = tuple(sense.modality for sense in senses if sense.repeated)
+                yield dataclasses.replace(made, repeated=repeated) if repeated else made
                 if settle is not None:  # the decision was given: now there is time
                     settle()
 

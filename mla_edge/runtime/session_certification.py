@@ -25,6 +25,7 @@ from mla_edge.certificate import (
     Identity,
     SessionCertificate,
     identify,
+    policy_code,
     read_certificate,
     write_certificate,
 )
@@ -37,10 +38,11 @@ from mla_edge.certify import (
 )
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import find_parts
-from mla_edge.runtime.certification import check_tiers, continue_certificate, find_spent
+from mla_edge.runtime.attempts import continue_certificate, find_spent, tell_again, total_delta
+from mla_edge.runtime.certification import check_tiers
 from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.replay import Replay
-from mla_edge.runtime.routing import CascadeRouter
+from mla_edge.runtime.routing import HELD_BACK, CascadeRouter
 
 CHAIN_MS = (0.0, 100.0, 200.0, 500.0, 1000.0)
 """For how long a decision may be reused, from careful to bold: fixed before any data."""
@@ -62,6 +64,10 @@ class SessionOutcome:
     certificate: SessionCertificate | None = None
     why: str = ""
     mean_loss: Mapping[float, float] = dataclasses.field(default_factory=dict)  # by reuse_ms
+    left_out: int = (
+        0  # decisions that a deadline, heat or power held back: no certificate covers them
+    )
+    stays: SessionCertificate | None = None  # that was there before, where this failed
 
 
 def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
@@ -101,7 +107,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
             f"{recordings}: holds a session twice", hint="copies prove nothing: remove them"
         )
     before = read_certificate(bundle)
-    spent = find_spent(before, set(hashes.values()), again=again)
+    spent = find_spent(before, hashes.values(), what="sessions", again=again)
     if len(found) < fewest:
         why = (
             f"{len(found)} sessions cannot show it: {fewest - len(found)} more are needed if "
@@ -110,22 +116,23 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
         return SessionOutcome(bundle, len(found), goal, 0, why=why)
     if dry_run:
         return SessionOutcome(bundle, len(found), goal, 0)
+    total = total_delta(delta, spent)
     made = datetime.now(timezone.utc).isoformat(timespec="seconds")
     heard = _replay(bundle, found, engine, threads, on_progress or _ignore)
     sha256 = hashlib.sha256("".join(sorted(hashes.values())).encode()).hexdigest()
     chosen = certify_policy(heard.losses, epsilon=epsilon, delta=delta)
     best = 0 if chosen is None else chosen
     p_value = betting_p_value(heard.losses[best], epsilon, delta)
-    means = heard.losses.mean(axis=1)
+    means, left_out = heard.losses.mean(axis=1), heard.left_out[best]
     certificate, why = None, ""
     if chosen is None:
         why = _why(heard.losses[0], epsilon, delta, p_value)
     else:
         certificate = SessionCertificate(
             epsilon=epsilon,
-            delta=delta + sum(attempt.delta for attempt in spent),
+            delta=total,
             sessions=len(found),
-            decisions=heard.decisions,
+            decisions=heard.decisions - left_out,
             reuse_ms=CHAIN_MS[chosen],
             passed_ms=CHAIN_MS[: chosen + 1],
             p_value=p_value,
@@ -133,6 +140,8 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
             labelled=heard.labelled,
             data_sha256=sha256,
             made=made,
+            left_out=left_out,
+            policy_code=policy_code(),
         )
     names = (SESSIONS,)
     attempt = Attempt(
@@ -156,6 +165,8 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
         certificate,
         why,
         dict(zip(CHAIN_MS, means.tolist())),
+        left_out,
+        None if certificate else earlier.sessions,
     )
 
 
@@ -180,12 +191,14 @@ def find_sessions(path: Path) -> list[Path]:
 class _Said(NamedTuple):
     label: str
     truth: str | None
+    held_back: bool  # by a deadline, heat or power, as it was when this was recorded
 
 
 @dataclass(frozen=True)
 class _Heard:
     losses: np.ndarray  # [policies, sessions]
     decisions: int
+    left_out: list[int]  # of them, by each policy
     labelled: bool
     identity: Identity
 
@@ -199,33 +212,50 @@ def _replay(
 ) -> _Heard:
     """What each policy of the chain loses in each session; one model is open at a time."""
 
-    def said(what: str, **options: Any) -> list[list[_Said]]:
+    def said(what: str, holds_back: bool, **options: Any) -> list[list[_Said]]:
         answers = []
         with open_model(bundle.folder, engine=engine, threads=threads, **options) as model:
             identities.append(identify(bundle, model.runs_on, model.engines_key))
             for number, path in enumerate(sessions):
                 model.reset()
-                answers.append([_Said(p.label, p.truth) for p in Replay(model, path).run()])
+                # Another reuse is in other dwells than those that were recorded.
+                played = Replay(model, path, holds_back=holds_back, in_dwells=False)
+                made = played.run()
+                answers.append([_Said(p.label, p.truth, p.reason in HELD_BACK) for p in made])
                 on_progress(what, number + 1, len(sessions))
         return answers
 
     identities: list[Identity] = []
-    full = said("full alone", instrument=_full_alone)
-    losses = [
-        [
-            float(np.mean([_is_lost(*pair) for pair in zip(*both)]))
-            for both in zip(said(f"reuse {reuse_ms:g} ms", reuse_ms=reuse_ms or None), full)
-        ]
-        for reuse_ms in CHAIN_MS
-    ]
+    full = said("full alone", False, instrument=_full_alone)
+    losses, left_out = [], []
+    for reuse_ms in CHAIN_MS:
+        routed = said(f"reuse {reuse_ms:g} ms", True, reuse_ms=reuse_ms or None)
+        losses.append([_loss(*each) for each in zip(sessions, routed, full)])
+        left_out.append(sum(each.held_back for answers in routed for each in answers))
     decisions = [each for answers in full for each in answers]
     is_labelled = any(each.truth is not None for each in decisions)
-    return _Heard(np.array(losses), len(decisions), is_labelled, identities[0])
+    return _Heard(np.array(losses), len(decisions), left_out, is_labelled, identities[0])
 
 
 def _full_alone(parts: Parts) -> Parts:
     """With a router that knows no mode, so it never asks lite: an ``Instrument``."""
     return dataclasses.replace(parts, router=CascadeRouter(RouterPolicy({})))
+
+
+def _loss(path: Path, routed: Sequence[_Said], full: Sequence[_Said]) -> float:
+    """The share that is lost of what is not held back; ConfigError where that is nothing.
+
+    What is held back is outside the certificate: counted, it would be no loss where full is
+    held back as well, and one that nobody claims to be rare where it is not.
+    """
+    lost = [_is_lost(*pair) for pair in zip(routed, full) if not pair[0].held_back]
+    if not lost:
+        raise ConfigError(
+            f"{path}: a deadline, heat or power held the full tier back in each of its "
+            "decisions, which no certificate covers",
+            hint="leave it out, or record without a deadline on a board that is cool",
+        )
+    return float(np.mean(lost))
 
 
 def _is_lost(routed: _Said, full: _Said) -> bool:
@@ -243,8 +273,8 @@ def _why(losses: np.ndarray, epsilon: float, delta: float, p_value: float) -> st
         return why
     needed = max(len(losses), sessions_needed(epsilon, delta, like=losses))
     return (
-        f"{why}; if others lose as these do, about {needed} sessions are needed, "
-        f"{needed - len(losses)} more"
+        f"{why}; if others lose as these do, about {needed} new sessions are needed"
+        f"{tell_again(len(losses), needed)}"
     )
 
 

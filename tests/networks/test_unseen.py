@@ -21,7 +21,7 @@ def exported(tmp_path):
 
     def make(name, network, *, data, report=None):
         folder = tmp_path / "bundle"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         report = {"calibration": {"data": data}} if report is None else report
         (folder / "report.json").write_text(json.dumps(report))
         return Bundle(
@@ -71,13 +71,16 @@ def test_an_export_without_data_has_not_seen_what_tunes_either(drawn, exported):
     for one, other in zip(found.samples, again.samples):  # another draw is no other data
         for name, signal in one.signals.items():
             np.testing.assert_array_equal(values_of(signal), values_of(other.signals[name]))
+    tested = unseen_moments(drawn, exported("digits", digits, data=True))
+    assert len(found.origins) == len(found.samples)
+    assert set(tested.origins) <= set(found.origins)  # drawn anew, they are no other data
 
 
 def test_of_commands_each_test_clip_is_a_unit(tmp_path, exported):
     clips = tmp_path / "clips"
     clips.mkdir()
     found = unseen_moments(make_clips_folder(clips), exported("commands", commands, data=True))
-    assert len(found.samples) == 2  # of 17
+    assert len(found.samples) == len(found.origins) == 2  # of 17
     assert set(found.labels) <= set(commands.LABELS)
     for sample in found.samples:
         assert set(sample.signals) == {"mouth", "audio"}

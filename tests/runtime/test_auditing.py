@@ -129,9 +129,32 @@ def test_after_an_alarm_full_answers_and_each_decision_says_why(audited):
     )
     last = made[-1]
     assert (last.tier, last.reason, last.degraded) == ("full", ALARM, (ALARM,))
+    for each in made:  # what an alarm was raised of is not certified any more
+        assert each.certificate == (None if ALARM in each.degraded else "a")
     lite = len(engines["lite"].calls)
     model.infer(sample(image=frame("red")))
     assert len(engines["lite"].calls) == lite
+
+
+def test_after_an_alarm_nothing_is_covered_by_what_was_certified_of_sessions(tmp_path):
+    policy = RouterPolicy({mode: ModePolicy(1.0, 0.5) for mode in ("image", "audio")}, {}, "")
+    bundle = make_bundle(tmp_path / "b", policy=policy)
+    router = CascadeRouter(policy)
+    auditor = Auditor(1.0, {"image": [CAREFUL, replace(BOLD, threshold=0.5)]}, router.retreat)
+    engines = {"lite": engine(0), "full": engine(1)}
+    certified = {"certified": {"image": "a"}, "certified_sessions": "a"}
+    prepare = Preprocessor(INPUTS)
+    with FusedModel(bundle, engines, router, prepare, auditor=auditor, **certified) as model:
+
+        def covers():
+            shown = (sample(image=frame("red", 1.0)), sample(audio=sound("red", 1.0)))
+            return [model.infer(each).certificate for each in shown]
+
+        assert covers() == ["a", "a"]
+        while not auditor.alarms:
+            auditor.add("image", True)
+        assert auditor.alarms["image"].epsilon == CAREFUL.epsilon  # it is on a rung still
+        assert covers() == [None, None]
 
 
 def test_what_nothing_has_changed_of_is_not_inferred_again_until_it_is_old(small_bundle):

@@ -187,6 +187,40 @@ def test_a_machine_that_is_busy_or_not_fixed_is_warned_of(tmp_path):
     assert health.busy_s() > 0
 
 
+def write_clock(root, core, low, high, governor):
+    folder = f"sys/devices/system/cpu/{core}/cpufreq"
+    write(root, f"{folder}/scaling_min_freq", f"{low}\n")
+    write(root, f"{folder}/scaling_max_freq", f"{high}\n")
+    write(root, f"{folder}/scaling_governor", f"{governor}\n")
+
+
+@pytest.mark.parametrize(
+    ("clocks", "release", "warned"),
+    [
+        (
+            [(1, 2, "schedutil")],
+            "",
+            ["(schedutil): sudo cpupower frequency-set -g performance"],
+        ),
+        (
+            [(2, 2, "schedutil"), (1, 2, "schedutil"), (1, 2, "ondemand")],
+            "# R36 (release), REVISION: 4.3,",
+            ["(ondemand, schedutil): sudo jetson_clocks"],
+        ),
+        ([(2, 2, "schedutil"), (1, 2, "performance")], "", []),
+        ([("", "", "")], "", []),  # a core that is off
+        ([], "", []),
+    ],
+)
+def test_a_cpu_whose_clock_follows_its_load_is_warned_of(tmp_path, clocks, release, warned):
+    write(tmp_path, "etc/nv_tegra_release", release)
+    for number, clock in enumerate(clocks):
+        write_clock(tmp_path, f"cpu{number}", *clock)
+    start, end = (measuring._Mark(at_s, at_s, at_s) for at_s in (0.0, 10.0))
+    wanted = [f"the CPU's clock is not fixed {words}" for words in warned]
+    assert measuring.warnings(start, end, tmp_path) == wanted
+
+
 def test_a_board_that_was_too_hot_or_drew_too_much_is_warned_of(tmp_path):
     start = measuring._Mark(0.0, 0.0, 100.0, over_currents=3)
     end = measuring._Mark(10.0, 5.0, 105.0, over_currents=4)

@@ -3,13 +3,16 @@
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+import soxr
 from colours import (
     COLOURS,
     DULL_RED,
     FULL,
     INPUTS,
+    LITE,
     frame,
     make_bundle,
     sample,
@@ -18,11 +21,12 @@ from typer.testing import CliRunner
 
 import mla_edge
 from mla_edge import certificate as certificates
-from mla_edge.bundle import Bundle, sha256_of
-from mla_edge.certificate import read_certificate
+from mla_edge.bundle import NEVER, Bundle, ModePolicy, RouterPolicy, sha256_of
+from mla_edge.certificate import identify, read_certificate, write_certificate
 from mla_edge.certify import binomial_cdf, fewest_units
 from mla_edge.cli import app
 from mla_edge.errors import BundleError, ConfigError
+from mla_edge.machine_files import nvidia_gpu
 from mla_edge.pictures import pack
 from mla_edge.recordings import read_recording
 from mla_edge.runtime.certification import certify_bundle
@@ -41,6 +45,7 @@ def record(path, count=400, *, labels=None, seed=0, **arrays):
     pictures = np.zeros((count, 16, 16, 3), np.uint8)
     for row, colour in enumerate(shown):
         pictures[row] = COLOURS[NAMES[colour]]
+    pictures[:, 0, :2] = rng.integers(256, size=(count, 2, 3))  # no two are the same picture
     truth = [NAMES[colour] for colour in shown] if labels is None else labels
     present = np.tile([1, 0], (count, 1))
     made = {"image": pictures, "audio": np.zeros((count, 800), np.float32), "labels": truth}
@@ -139,7 +144,7 @@ def test_a_ladder_has_a_rung_for_each_epsilon_and_runs_by_the_boldest(contrary, 
     assert [rung["epsilon"] for rung in told["rungs"]] == [0.0001, 0.02, 0.05]
     assert [rung["certified"] for rung in told["rungs"]] == [False, True, True]
     assert (
-        "1000 independent units cannot show it: 39942 more are needed if none"
+        "1000 independent units cannot show it: 40942 new ones could if none is lost"
         in (told["rungs"][0]["why"])
     )
     mode = read_certificate(Bundle.read(bundle.folder)).modes["image"]
@@ -155,6 +160,40 @@ def test_a_ladder_has_a_rung_for_each_epsilon_and_runs_by_the_boldest(contrary, 
     assert "(0.02 on its more careful rungs) are wrong" in told["claim"]
     inspected = call("inspect", bundle.folder).stdout
     assert f"at most 0.02: from {careful.threshold:.4f} on, keeps" in inspected
+
+
+@pytest.mark.parametrize(
+    ("lite_ms", "pays"), [(0.99, True), (1.0, False), (3.0, False), (None, True)]
+)
+def test_a_mode_in_which_routing_does_not_pay_stays_on_full(contrary, tmp_path, lite_ms, pays):
+    costs = {"full": 2.0} if lite_ms is None else {"lite": lite_ms, "full": 2.0}
+    modes = {"image": ModePolicy(1.0, NEVER)}
+    bundle = replace(contrary(6), policy=RouterPolicy(modes, costs, "here"))
+    bundle.write()
+    # Lite is unsure of half of them, and wrong there, where full is right.
+    dull = np.zeros((400, 16, 16, 3), np.uint8)
+    dull[::2, ..., 0], dull[1::2, ..., 0] = 255, 40
+    truth = np.where(np.arange(400) % 2, "green", "red")
+    data = record(tmp_path / "new.npz", image=dull, labels=truth)
+    done = call("certify", bundle.folder, "--recording", data)
+    told = read_certificate(Bundle.read(bundle.folder)).modes["image"]
+    assert told.pays is pays
+    assert told.rungs[0].kept == 0.5
+    assert (told.kept, told.threshold > 1) == ((0.5, False) if pays else (0.0, True))
+    assert ("it stays on full alone" in done.stdout) is not pays
+    assert ("full alone" in call("inspect", bundle.folder).stdout) is not pays
+    with mla_edge.load(bundle.folder, audit_rate=1.0) as model:
+        made = model.infer(sample(image=frame("red")))
+    assert (made.tier, made.certificate is None) == ("lite" if pays else "full", False)
+
+
+def test_full_that_goes_on_from_lite_always_pays_where_something_is_kept(tmp_path):
+    lite = replace(LITE, outputs=("features", "logits"))
+    full = replace(FULL, inputs=("features",))
+    bundle = make_bundle(tmp_path / "b", tiers=(lite, full))
+    costs = {"lite": 3.0, "full": 2.0}
+    assert bundle.break_even(costs) == 0.0
+    assert make_bundle(tmp_path / "c").break_even(costs) == 1.5
 
 
 def test_what_audits_may_differ_in_is_bounded_by_the_same_units(small_bundle, tmp_path):
@@ -182,9 +221,9 @@ def test_a_certificate_from_before_there_were_ladders_is_read(small_bundle, tmp_
 def test_data_is_used_once_and_a_second_look_costs_confidence(small_bundle, tmp_path):
     data = record(tmp_path / "new.npz")
     certify_bundle(small_bundle.folder, data)
-    with pytest.raises(ConfigError, match="certified this bundle before") as caught:
+    with pytest.raises(ConfigError, match="400 of these 400 units were looked at") as caught:
         certify_bundle(small_bundle.folder, data, epsilon=0.02)
-    assert "--again" in caught.value.hint
+    assert "certify on new units alone, or give --again" in caught.value.hint
     second = certify_bundle(small_bundle.folder, data, epsilon=0.02, again=True)
     assert second.attempt == 2
     image = next(each for each in second.modes if each.mode == "image").certificate
@@ -192,12 +231,132 @@ def test_data_is_used_once_and_a_second_look_costs_confidence(small_bundle, tmp_
     # The same samples in another file, compressed: still the same data.
     with np.load(data) as arrays:
         np.savez_compressed(tmp_path / "copy.npz", **arrays)
-    with pytest.raises(ConfigError, match="certified this bundle before"):
+    with pytest.raises(ConfigError, match="were looked at before"):
         certify_bundle(small_bundle.folder, tmp_path / "copy.npz")
     fresh = certify_bundle(small_bundle.folder, record(tmp_path / "other.npz", seed=1))
     assert fresh.attempt == 1
     assert len(read_certificate(fresh.bundle).attempts) == 3
     assert len(list((small_bundle.folder / "certificates").iterdir())) == 1
+
+
+def rows_of(path, source, chosen, **changes):
+    """Some rows of a recording as one of their own."""
+    with np.load(source) as arrays:
+        np.savez(path, **{**{name: rows[chosen] for name, rows in arrays.items()}, **changes})
+    return path
+
+
+def test_data_with_rows_appended_is_a_second_look_at_the_first(contrary, tmp_path):
+    bundle = contrary(6)
+    red = np.tile(np.uint8(COLOURS["red"]), (62, 16, 16, 1))
+    red[:, 0, 0, 0] = np.arange(62)
+    wrong = np.where(np.arange(62) < 1, "green", "red")  # lite loses one, where it is surest
+    full = record(tmp_path / "62.npz", 62, image=red, labels=wrong)
+    first = rows_of(tmp_path / "60.npz", full, slice(60))
+    level = {"epsilon": 0.07, "delta": 0.05}
+    tried = certify_bundle(bundle.folder, first, **level)
+    assert tried.attempt == 1
+    with pytest.raises(ConfigError, match="60 of these 61 units were looked at before"):
+        certify_bundle(bundle.folder, rows_of(tmp_path / "61.npz", full, slice(61)), **level)
+    more = certify_bundle(bundle.folder, full, **level, again=True)
+    assert more.attempt == 2
+    assert sum(attempt.delta for attempt in read_certificate(more.bundle).attempts) == 0.1
+    apart = rows_of(tmp_path / "apart.npz", full, slice(60, 62))
+    again = call("certify", bundle.folder, "--recording", apart, "--epsilon", 0.9)
+    assert "2 of these 2 units were looked at before" in again.stderr
+
+
+def test_a_claim_that_is_no_more_than_chance_is_refused(small_bundle, tmp_path):
+    data = record(tmp_path / "new.npz", 60)
+    words = ("--recording", data, "--epsilon", 0.1, "--delta", 0.5, "--again")
+    assert call("certify", small_bundle.folder, *words).exit_code == 0
+    done = call("certify", small_bundle.folder, *words)
+    assert done.exit_code == 2
+    assert "delta 0.5 and those of the earlier attempts on this data are 1 together" in (
+        done.stderr
+    )
+    assert len(read_certificate(Bundle.read(small_bundle.folder)).attempts) == 1
+
+
+def test_a_certificate_stays_where_new_data_fails_and_that_is_said(contrary, tmp_path):
+    bundle = contrary(60)
+    red = np.tile(np.uint8(COLOURS["red"]), (80, 16, 16, 1))
+    good = record(tmp_path / "good.npz", 80, image=red, labels=["red"] * 80)
+    level = ("--epsilon", 0.05)
+    assert call("certify", bundle.folder, "--recording", good, *level).exit_code == 0
+    held = read_certificate(Bundle.read(bundle.folder)).modes["image"]
+    red[:, 0, 0, 0] = 0  # other pictures, in which lite is often wrong
+    wrong = np.where(np.arange(80) < 20, "green", "red")
+    bad = record(tmp_path / "bad.npz", 80, image=red, labels=wrong)
+    done = call("certify", bundle.folder, "--recording", bad, *level)
+    assert done.exit_code == 4
+    assert f"its certificate of {held.made} stays and routes, though this failed" in done.stderr
+    assert "of these 80 units its threshold loses 20" in done.stderr
+    told = json.loads(
+        call("certify", bundle.folder, "--recording", bad, *level, "--again", "--json").stdout
+    )
+    assert told["modes"]["image"]["stays"]["losses"] == 20
+    assert "stays" not in told["modes"]["audio"]
+    assert read_certificate(Bundle.read(bundle.folder)).modes["image"] == held
+
+
+def test_a_unit_is_known_again_by_some_of_its_samples_whatever_their_labels(
+    small_bundle, tmp_path
+):
+    clips = record(tmp_path / "clips.npz", 300, units=np.arange(300) // 5)
+    certify_bundle(small_bundle.folder, clips, epsilon=0.05)
+    longer = record(tmp_path / "longer.npz", 340, seed=1)
+    with np.load(clips) as old, np.load(longer) as new:
+        half = slice(0, 300, 2)
+        rows = {name: np.concatenate([old[name][half], new[name]]) for name in new}
+    rows["labels"][:] = "red"
+    rows["units"] = np.concatenate([np.arange(150), 150 + np.arange(340)])
+    np.savez(tmp_path / "mixed.npz", **rows)
+    with pytest.raises(ConfigError, match="of these 490 units were looked at before"):
+        certify_bundle(small_bundle.folder, tmp_path / "mixed.npz", epsilon=0.05)
+
+
+def test_units_that_no_mode_looked_at_are_not_used_up(small_bundle, tmp_path):
+    heard = np.random.default_rng(0).normal(0, 0.1, (500, 800)).astype(np.float32)
+    kinds = np.repeat([[0, 1], [1, 0]], [100, 400], axis=0)
+    data = record(tmp_path / "mixed.npz", 500, audio=heard, present=kinds)
+    modes = {each.mode: each for each in certify_bundle(small_bundle.folder, data).modes}
+    assert modes["image"].certificate
+    assert "299 new ones could if none is lost" in modes["audio"].rungs[0].why
+    sounds = rows_of(tmp_path / "sounds.npz", data, slice(100))
+    assert certify_bundle(small_bundle.folder, sounds, epsilon=0.5).attempt == 1
+
+
+def test_many_units_take_little_room_and_are_read_as_they_were_once(small_bundle, tmp_path):
+    outcome = certify_bundle(small_bundle.folder, record(tmp_path / "new.npz"))
+    name = next(name for name in outcome.bundle.files if name.startswith("certificates/"))
+    path = small_bundle.folder / name
+    assert path.stat().st_size < 400 * 13 + 5000
+    (attempt,) = read_certificate(outcome.bundle).attempts
+    assert len(attempt.parts) == 400
+    found = json.loads(path.read_text())
+    found["attempts"][0]["parts"] = list(attempt.parts)
+    path.write_text(json.dumps(found))
+    assert read_certificate(outcome.bundle).attempts == (attempt,)
+    del found["attempts"][0]["parts"]  # as before units were noted
+    path.write_text(json.dumps(found))
+    replace(outcome.bundle, files={**outcome.bundle.files, name: sha256_of(path)}).write()
+    with pytest.raises(ConfigError, match="these units were looked at before"):
+        certify_bundle(small_bundle.folder, tmp_path / "new.npz")
+
+
+def test_what_failed_says_that_new_units_are_needed(contrary, tmp_path):
+    bundle = contrary(60)
+    rng = np.random.default_rng(0)
+    red = np.tile(np.uint8(COLOURS["red"]), (400, 16, 16, 1))
+    red[:, 0, :, 0] = rng.integers(256, size=(400, 16))
+    wrong = np.where(np.arange(400) < 2, "green", "red")
+    data = record(tmp_path / "new.npz", image=red, labels=wrong)
+    done = call("certify", bundle.folder, "--recording", data)
+    assert done.exit_code == 4
+    assert "new units would be needed, or" in done.stderr
+    assert "more beside these with --again, which counts every attempt" in done.stderr
+    assert "record new ones" in done.stderr
 
 
 def test_too_little_data_is_not_looked_at(small_bundle, tmp_path):
@@ -246,7 +405,7 @@ def test_a_folder_of_examples_certifies_and_says_what_it_took_for_units(small_bu
     assert "every row was taken as independent of all others" in done.stderr
     again = call("certify", small_bundle.folder, "--data", mine, "--epsilon", 0.06)
     assert again.exit_code == 2
-    assert "certified this bundle before" in again.stderr
+    assert "60 of these 60 units were looked at before" in again.stderr
 
 
 def test_the_rows_of_a_group_are_one_unit(small_bundle, tmp_path):
@@ -294,6 +453,58 @@ def test_another_engine_graph_or_preprocessing_voids_it(small_bundle, tmp_path, 
     ):
         assert held.difference(changed) == why
     assert held.difference(held) == ""
+
+
+def test_another_version_of_what_prepares_samples_voids_it(small_bundle, tmp_path, monkeypatch):
+    data = record(tmp_path / "new.npz")
+    written = certify_bundle(small_bundle.folder, data).bundle
+    held = read_certificate(written)
+    assert held.identity.libraries == {"OpenCV": cv2.__version__, "soxr": soxr.__version__}
+    pictures = replace(written, inputs=INPUTS[:1])
+    assert set(identify(pictures, "ONNX Runtime").libraries) == {"OpenCV"}
+    older = replace(held.identity, libraries={"OpenCV": "4.9.0", "soxr": soxr.__version__})
+    write_certificate(written, replace(held, identity=older))
+    with mla_edge.load(small_bundle.folder) as model:
+        prediction = model.infer(sample(image=frame(DULL_RED)))
+    assert f"it is of OpenCV 4.9.0, this is {cv2.__version__}" in model.note
+    assert (prediction.tier, prediction.certificate) == ("full", None)
+
+
+def test_a_certificate_that_names_no_versions_holds_as_it_did(small_bundle, tmp_path):
+    written = certify_bundle(small_bundle.folder, record(tmp_path / "new.npz")).bundle
+    held = read_certificate(written)
+    path = small_bundle.folder / next(n for n in written.files if "certificates" in n)
+    found = json.loads(path.read_text())
+    del found["identity"]["libraries"]
+    path.write_text(json.dumps(found))
+    files = {**written.files, path.relative_to(small_bundle.folder).as_posix(): sha256_of(path)}
+    replace(written, files=files).write()
+    with mla_edge.load(small_bundle.folder) as model:
+        assert model.infer(sample(image=frame("red"))).certificate == held.id
+    heard = np.random.default_rng(0).normal(0, 0.1, (80, 800)).astype(np.float32)
+    only = {"audio": heard, "present": np.tile([0, 1], (80, 1))}
+    sounds = record(tmp_path / "sounds.npz", 80, **only)
+    more = certify_bundle(small_bundle.folder, sounds, epsilon=0.9).bundle
+    both = read_certificate(more)
+    assert set(both.modes) == {"image", "audio"}
+    assert both.identity == held.identity  # it names them from now on
+
+
+def test_a_provider_of_a_gpu_is_bound_to_that_and_its_driver(
+    tmp_path, monkeypatch, small_bundle
+):
+    driver = tmp_path / "proc/driver/nvidia"
+    (driver / "gpus/0000:01:00.0").mkdir(parents=True)
+    (driver / "gpus/0000:01:00.0/information").write_text("Model: \t\t NVIDIA H100\nIRQ: 1\n")
+    (driver / "version").write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build\n"
+    )
+    assert nvidia_gpu(tmp_path) == "NVIDIA H100, driver 550.54.15"
+    assert nvidia_gpu(tmp_path / "none") == ""
+    monkeypatch.setattr(certificates, "nvidia_gpu", lambda root: nvidia_gpu(tmp_path))
+    engine = identify(small_bundle, "ONNX Runtime, CUDAExecutionProvider").engine
+    assert engine.endswith(", NVIDIA H100, driver 550.54.15")
+    assert "NVIDIA H100" not in identify(small_bundle, "ONNX Runtime").engine
 
 
 def test_a_damaged_certificate_is_named(small_bundle, tmp_path):

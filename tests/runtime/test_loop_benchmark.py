@@ -1,4 +1,4 @@
-"""benchmarks/loop.py and cold_start.py: what they count, and that they run."""
+"""benchmarks/loop.py, cold_start.py and overhead.py: what they count, and that they run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ SPAN = (100.0, 101.0)
 @pytest.fixture
 def programs(monkeypatch):
     """The modules of the benchmark, by name; they import each other as scripts do."""
-    names = ("stamped_camera", "loops", "loop", "cold_start")
+    names = ("stamped_camera", "loops", "loop", "cold_start", "overhead")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     modules = {name: __import__(name) for name in names}
     yield modules
@@ -45,15 +45,23 @@ def test_a_network_takes_its_time_of_the_processor(programs):
 def test_repeated_and_missed_pictures_are_counted(programs):
     taken = [100 + n / 30 for n in (0, 1, 1, 4, 5)]  # the second twice, two left out
     decisions = [(each + 0.05, each) for each in taken] + [(99.0, 98.9), (102.0, 101.9)]
-    figures = programs["loop"].figures(decisions, SPAN)
+    figures = programs["loop"].figures(decisions, [], SPAN)
     assert figures["decisions"] == 5
     assert figures["age_p50_ms"] == figures["age_max_ms"] == 50.0
     assert (figures["repeated"], figures["missed"]) == (1, 2)
+    assert figures["repeated_unmarked"] == 1
+
+
+def test_a_repeated_picture_is_marked_by_what_was_said_with_it(programs):
+    decisions = [(100.1, 100.0), (100.2, 100.0), (100.3, 100.0), (100.4, 100.35)]
+    told = [(100.2, "repeated"), (100.25, "lost")]
+    figures = programs["loop"].figures(decisions, told, SPAN)
+    assert (figures["repeated"], figures["repeated_unmarked"]) == (2, 1)
 
 
 def test_a_stale_decision_is_marked_only_by_what_was_said_before_it(programs):
     decisions = [(100.2, 99.9), (100.55, 99.9), (100.8, 99.9), (101.3, 101.25)]
-    told = [(100.7, "stale"), (101.3, "back")]
+    told = [(100.3, "repeated"), (100.7, "stale"), (101.3, "back")]
     after = programs["loop"].after_break(decisions, told, *SPAN)
     assert after == {
         "stale_decisions": 2,
@@ -71,7 +79,7 @@ def test_each_loop_is_a_row_and_a_dash_is_never(programs):
         "recovered_after_s": None,
     }
     row = {
-        **programs["loop"].figures([(100.1, 100.0)], SPAN),
+        **programs["loop"].figures([(100.1, 100.0)], [], SPAN),
         "loop": "plain",
         "cores": 1.0,
         "memory_mb": 70,
@@ -107,3 +115,29 @@ def test_the_start_is_measured_on_both_cameras(programs, small_bundle, monkeypat
     for row in rows.values():
         assert 0 < row["first_decision_cpu_s"] <= row["first_decision_s"] * os.cpu_count()
         assert row["resident_mb"] <= row["most_resident_mb"]
+
+
+def test_the_age_of_decisions_is_held_against_one_and_a_half_frames(
+    programs, small_bundle, monkeypatch, capsys
+):
+    words = [str(small_bundle.folder), "--seconds", "3"]
+    monkeypatch.setattr(sys, "argv", ["overhead.py", *words])
+    programs["overhead"].main()
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["age_less_engines_ms"]["wanted_p99"] == 50
+    for name in ("age_ms", "age_less_engines_ms", "overhead_ms"):
+        assert 0 < shown[name]["p50"] <= shown[name]["p99"]
+    assert shown["age_less_engines_ms"]["p50"] < shown["age_ms"]["p50"]
+
+
+def test_pictures_that_were_drawn_before_are_the_simulators(programs):
+    module = programs["overhead"]
+    options = module.DigitsOptions.parse("sim://digits?size=96x64")
+    drawn = module.DrawnBefore(options, module.InputSpec("audio", "audio", (1, 8000), 8000))
+    world = module.DigitsWorld(options)
+    for number in (0, 7, 29):
+        expected, truth = world.frame(number / options.fps)
+        picture, said = drawn.frame(3 + number / options.fps)
+        assert (picture == expected).all()
+        assert said == truth
+    assert drawn.sound(9.0, 8000, 8000)[0].shape == (8000,)

@@ -73,7 +73,7 @@ def test_with_loss_two_replays_agree_and_the_differences_are_counted(small_bundl
     assert comparison.first_s is not None
 
 
-def live(path, bundle, eyes, ears, clock, deadline_ms=None, **options):
+def live(path, bundle, eyes, ears, clock, *, rate_hz=None, deadline_ms=None, **options):
     """Record a run on a clock of its own; its decisions and faults."""
     faults = []
     with mla_edge.load(bundle.folder, threads=1, deadline_ms=deadline_ms) as model, Recorder(
@@ -94,6 +94,7 @@ def live(path, bundle, eyes, ears, clock, deadline_ms=None, **options):
             on_fault=on_fault,
             duration_s=2.0,
             max_age_ms=150,
+            rate_hz=rate_hz,
         ):
             made.append(prediction)
             recorder.add(prediction)
@@ -120,6 +121,18 @@ def test_what_a_deadline_held_back_is_held_back_again(small_bundle, tmp_path, mo
     again, played = replay(path, small_bundle)
     assert exact(again) == exact(made)
     assert played.comparison.different == 0
+
+
+def test_what_was_decided_on_again_is_named_as_in_the_run(small_bundle, tmp_path):
+    clock = FakeClock(100.0)
+    on_clock = {"clock": clock, "sleep": clock.sleep}
+    eyes = FakeCamera([frame("red")] * 100, period_s=0.1, **on_clock)
+    ears = FakeMicrophone([sound("green")] * 1000, period_s=0.01, **on_clock)
+    path = tmp_path / "a.mcap"
+    made, _ = live(path, small_bundle, eyes, ears, clock, rate_hz=20)
+    assert {p.repeated for p in made} >= {(), ("image",)}
+    again, _ = replay(path, small_bundle)
+    assert exact(again) == exact(made)
 
 
 def test_masks_and_faults_are_as_they_were(small_bundle, tmp_path):

@@ -1,18 +1,23 @@
-"""The ROS 2 example without ROS: its messages by Humble's definitions."""
+"""The ROS 2 example without ROS: its messages by Humble's definitions, on a stand-in."""
 
 import importlib.util
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from colours import make_bundle
+from colours import INPUTS, make_bundle
+from ros import Message, Node, Ros
 
 import mla_edge
+from mla_edge.errors import CaptureError
 from mla_edge.runtime.sense import Fault
+from mla_edge.signals import TensorSpec
+from mla_edge.testing import FakeCamera, FakeEngine
 
 typesys = pytest.importorskip("rosbags.typesys", reason="rosbags needs Python 3.10")
 
@@ -32,30 +37,6 @@ def store():
     for name, text in VISION.items():
         known.register(typesys.get_types_from_msg(text, f"vision_msgs/msg/{name}"))
     return known
-
-
-class Message:
-    """As rclpy's: made empty, and it has the fields of its definition and no others."""
-
-    def __init__(self, store, name):
-        object.__setattr__(self, "type_", name)
-        constants, fields = store.fielddefs[name]
-        object.__setattr__(self, "fields_", [field for field, _ in fields])
-        for field, (kind, of) in fields:
-            object.__setattr__(self, field, self._empty(store, kind.name, of))
-
-    @staticmethod
-    def _empty(store, kind, of):
-        if kind == "NAME":
-            return Message(store, of)
-        if kind == "SEQUENCE":
-            return []
-        return {"string": "", "byte": b"\0"}.get(of[0], 0)
-
-    def __setattr__(self, field, value):
-        if field not in self.fields_:
-            raise AttributeError(f"{self.type_} has no field {field}")
-        object.__setattr__(self, field, value)
 
 
 @pytest.fixture(scope="module")
@@ -153,42 +134,111 @@ def test_before_the_first_decision_it_is_stale(example, store, types):
     assert (status.level, list(status.values)) == (3, [])
 
 
-class Node:
-    """As much of an rclpy node as the example uses."""
-
-    def __init__(self):
-        self.sent = {}
-
-    def create_publisher(self, kind, topic, depth):
-        assert depth == 10
-        sent = self.sent.setdefault(topic, [])
-
-        def publish(message):
-            assert isinstance(message, kind)
-            sent.append(message)
-
-        return SimpleNamespace(publish=publish)
-
-    def get_clock(self):
-        now = SimpleNamespace(nanoseconds=time.time_ns())
-        return SimpleNamespace(now=lambda: now)
+@pytest.fixture
+def ros(types, monkeypatch):
+    """A stand-in for rclpy, which the example imports."""
+    stand_in = Ros(types)
+    for name, module in stand_in.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return stand_in
 
 
-def test_the_node_publishes_what_the_simulator_shows_until_it_is_stopped(
-    example, store, types, tmp_path
-):
-    make_bundle(tmp_path / "colours-host")
-    settings = SimpleNamespace(
-        **{**example.PARAMETERS, "bundle": str(tmp_path / "colours-host"), "microphone": "none"}
-    )
-    settings.camera = "sim://digits"
-    node, stop = Node(), threading.Event()
-    threading.Timer(0.6, stop.set).start()
-    example.decide(node, types, settings, stop)
-    decisions, status = node.sent["~/decision"], node.sent["/diagnostics"]
-    assert len(decisions) >= 5
-    assert len(status) >= 1
-    sent = serialised(store, decisions[-1])
+@pytest.fixture
+def start(example, ros, monkeypatch):
+    """Calls the program as it is typed; its exit code."""
+
+    def call(**parameters):
+        words = [word for item in parameters.items() for word in ("-p", "{}:={}".format(*item))]
+        monkeypatch.setattr(sys, "argv", ["node.py", "--ros-args", *words])
+        code = example.main()
+        assert "decide" not in {thread.name for thread in threading.enumerate()}
+        assert ros.node.destroyed
+        return code
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_bundle(tmp_path / "colours-host").folder
+
+
+def interrupt_when(condition):
+    """For each turn of the spinning: a Ctrl-C once it holds; after 30 s a failure."""
+    until_s = time.monotonic() + 30
+
+    def turn():
+        assert time.monotonic() < until_s, "in vain"
+        if condition():
+            raise KeyboardInterrupt
+
+    return turn
+
+
+def test_the_node_publishes_what_the_simulator_shows_until_ctrl_c(start, ros, store, folder):
+    ros.each_turn = interrupt_when(lambda: len(ros.node.sent["~/decision"]) >= 5)
+    assert start(bundle=folder, camera="sim://digits", microphone="none") == 0
+    sent = serialised(store, ros.node.sent["~/decision"][-1])
     captured_s = sent.header.stamp.sec + sent.header.stamp.nanosec / 1e9
-    assert 0 <= time.time() - captured_s < 2
+    assert 0 <= time.time() - captured_s < 10
     assert {r.class_id for r in sent.results} <= {"red", "green", "blue"}
+    (status,) = serialised(store, ros.node.sent["/diagnostics"][-1]).status
+    assert (status.level, status.message) == (0, "deciding")
+    assert ros.node.said == []
+
+
+def test_diagnostics_go_on_once_a_second_with_all_sensors_lost(
+    start, ros, store, folder, monkeypatch
+):
+    camera = FakeCamera([], faults=dict.fromkeys(range(10_000), CaptureError("unplugged")))
+    monkeypatch.setattr(mla_edge, "open_camera", lambda source: nullcontext(camera))
+    told = []
+
+    def is_told_again():
+        told[:] = [m.status[0].message for m in ros.node.sent["/diagnostics"]]
+        return told.count("image lost unplugged") >= 5
+
+    ros.each_turn = interrupt_when(is_told_again)
+    assert start(bundle=folder, camera=0, microphone="none") == 0
+    assert ros.node.sent["~/decision"] == []
+    assert [period_s for period_s, _ in ros.node.timers] == [1.0]
+    (status,) = serialised(store, ros.node.sent["/diagnostics"][-1]).status
+    assert status.level == 2
+
+
+def test_an_input_that_the_bundle_does_not_have_is_left_out(start, ros, tmp_path, monkeypatch):
+    """So the default of the microphone does for a bundle that only sees."""
+    seeing = make_bundle(tmp_path / "seeing", inputs=INPUTS[:1]).folder
+    spec = TensorSpec("image", "float32", (1, 3, 16, 16))
+    logits = {"logits": np.zeros((1, 3), np.float32)}
+    monkeypatch.setattr(
+        "mla_edge.engines.opening.open_engine", lambda path, threads: FakeEngine([spec], logits)
+    )
+    ros.each_turn = interrupt_when(lambda: ros.node.sent["~/decision"])
+    assert start(bundle=seeing, camera="sim://digits") == 0
+    said = "the microphone is not used: colours-host has no input for it"
+    assert ros.node.said == [("warning", said)]
+
+
+def test_an_expected_error_is_said_and_is_the_exit_code(start, ros, tmp_path):
+    assert start(bundle=tmp_path / "none") == 5
+    ((level, text),) = ros.node.said
+    assert level == "fatal"
+    assert "none" in text
+    assert "Traceback" not in text
+
+
+def test_a_crash_is_no_success(start, ros, folder, example, monkeypatch):
+    monkeypatch.setattr(example, "classification", lambda *_: 1 / 0)
+    assert start(bundle=folder, camera="sim://digits", microphone="none") == 1
+    ((level, text),) = ros.node.said
+    assert level == "fatal"
+    assert "ZeroDivisionError" in text
+
+
+def test_numbers_do_for_parameters(example):
+    """`-p camera:=0` is a number to ROS, which refuses it where the default is text."""
+    node = Node({"camera": 0, "max_age_ms": 500})
+    settings = example.read_settings(node, SimpleNamespace)
+    assert (settings.camera, settings.microphone) == ("0", "default")
+    assert (settings.max_age_ms, type(settings.max_age_ms)) == (500.0, float)

@@ -21,7 +21,7 @@ from mla_edge.testing import FakeCamera, FakeEngine, FakeMicrophone
 KEYS = [
     *("label", "confidence", "tier", "reason", "mode", "capture_time_s"),
     *("decision_time_s", "latency_ms", "age_ms", "ages_ms", "skew_ms"),
-    *("reused_ms", "truth", "certificate", "degraded"),
+    *("reused_ms", "repeated", "truth", "certificate", "degraded"),
 ]
 SIMULATED = ["--camera", "sim://digits?size=96x64", "--mic", "sim://digits"]
 LOST = CaptureError("the cable is out")

@@ -215,6 +215,20 @@ def test_a_rate_above_the_cameras_uses_a_frame_again(model):
     predictions, _ = collect(model, camera(period_s=0.2), None, rate_hz=50, duration_s=0.5)
     times = [p.capture_time_s["image"] for p in predictions]
     assert len(times) > 2 * len(set(times))
+    again = [time_s in times[:n] for n, time_s in enumerate(times)]
+    assert [p.repeated for p in predictions] == [("image",) if each else () for each in again]
+
+
+def test_only_what_is_not_new_is_named_as_repeated(model):
+    predictions, _ = collect(
+        model, camera(period_s=0.2), microphone(period_s=0.01), rate_hz=20, duration_s=0.5
+    )
+    assert {p.repeated for p in predictions if p.mode == "image+audio"} == {(), ("image",)}
+
+
+def test_on_news_no_frame_is_used_again(model):
+    predictions, _ = collect(model, camera(), None, duration_s=0.5)
+    assert {p.repeated for p in predictions} == {()}
 
 
 def test_missed_ticks_are_left_out(model):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_certification import call
 from test_certification import record as record_moments
 
 import mla_edge
+from mla_edge import certificate as certificates
 from mla_edge.bundle import Bundle
 from mla_edge.certificate import read_certificate
 from mla_edge.certify import fewest_sessions
@@ -25,15 +27,16 @@ SESSIONS, TICKS, RATE_HZ = 13, 32, 25
 LEVELS = ("--epsilon", 0.2, "--delta", 0.1)
 
 
-def record_session(path, bundle, shown, truth=None, **options):
-    """A session of the camera alone, a decision a frame."""
+def record_session(path, bundle, shown, truth=None, reasons=("x",), **options):
+    """A session of the camera alone, a decision a frame, for ``reasons`` in turn."""
     with Recorder(path, session_of(bundle), waits=True, **options) as recorder:
         for number, colour in enumerate(shown):
             time_s = number / RATE_HZ
             picture = np.full((16, 16, 3), COLOURS[colour], np.uint8)
             recorder.see(Frame(picture, time_s, truth))
+            why = reasons[number % len(reasons)]
             recorder.add(
-                Prediction("?", 1.0, "full", "x", "image", {"image": time_s}, time_s, 1, 1)
+                Prediction("?", 1.0, "full", why, "image", {"image": time_s}, time_s, 1, 1)
             )
     return path
 
@@ -103,7 +106,9 @@ def test_what_full_does_not_know_either_is_no_loss(small_bundle, tmp_path):
     assert "are wrong where the full tier's is right" in held.claim()
 
 
-def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(small_bundle, short):
+def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(
+    small_bundle, short, monkeypatch
+):
     outcome = certify_sessions(small_bundle.folder, short, epsilon=0.2, delta=0.1)
     id_ = read_certificate(outcome.bundle).id
     for reuse_ms, expected in ((None, id_), (200, id_), (150, None)):
@@ -112,6 +117,12 @@ def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(small_bu
             made = [model.infer(each) for each in shown]
         assert {prediction.certificate for prediction in made} == {expected}
         assert (made[1].reason == "unchanged") == (reuse_ms is not None)
+        with mla_edge.load(small_bundle.folder, reuse_ms=reuse_ms, audit_rate=0.1) as model:
+            assert ("audits do not watch" in model.note) == (expected is not None)
+    monkeypatch.setattr(certificates, "policy_code", lambda: "another")
+    with mla_edge.load(small_bundle.folder) as model:
+        assert model.infer(sample(image=frame("red"))).certificate is None
+    assert "what is certified of whole sessions does not hold here: the code" in model.note
 
 
 def test_a_policy_that_sees_the_change_may_reuse_for_long(small_bundle, switching):
@@ -134,16 +145,80 @@ def test_sessions_that_lose_are_not_certified_and_the_attempt_is_kept(contrary, 
     assert "nothing was certified" in call("inspect", bundle.folder).stdout
 
 
+@pytest.mark.parametrize("reason", ["heat", "power"])
+def test_what_heat_or_power_held_back_is_no_decision_of_the_claim(tmp_path, contrary, reason):
+    bundle = contrary(1)  # lite is never sure enough, and never says what full says
+    for number in range(SESSIONS):
+        shown = ["red"] * (4 + number)
+        record_session(
+            tmp_path / f"{number}.mcap", bundle, shown, reasons=(reason, "escalated")
+        )
+    done = call("certify", bundle.folder, "--recording", tmp_path, *LEVELS, "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)["sessions"]
+    held_back = sum((4 + number + 1) // 2 for number in range(SESSIONS))
+    assert told["left_out"] == held_back
+    assert told["decisions"] == sum(range(4, 4 + SESSIONS)) - held_back
+    assert told["mean_loss"] == 0.0  # full answered all the others
+    assert "of a session that no deadline, heat or power holds back are others" in told["claim"]
+
+
+def test_a_decision_that_lite_kept_all_the_same_is_compared_with_full(tmp_path, contrary):
+    bundle = contrary(6)  # lite is sure: nothing has to be held back, and nothing is left out
+    for number in range(SESSIONS):
+        shown = ["red"] * (number + 1)
+        record_session(tmp_path / f"{number}.mcap", bundle, shown, reasons=("heat",))
+    outcome = certify_sessions(bundle.folder, tmp_path, epsilon=0.2, delta=0.1)
+    assert outcome.certificate is None
+    assert (outcome.mean_loss[0.0], outcome.left_out) == (1.0, 0)
+
+
+def test_a_session_that_was_held_back_throughout_is_refused_and_not_used_up(tmp_path, contrary):
+    bundle = contrary(1)
+    for number in range(SESSIONS):
+        reasons = ("heat",) if number == 3 else ("escalated",)
+        record_session(
+            tmp_path / f"{number}.mcap", bundle, ["red"] * (number + 1), None, reasons
+        )
+    with pytest.raises(
+        ConfigError, match=r"3\.mcap: a deadline, heat or power held the full tier back"
+    ):
+        certify_sessions(bundle.folder, tmp_path, epsilon=0.2, delta=0.1)
+    assert read_certificate(Bundle.read(bundle.folder)) is None
+
+
+def test_what_was_certified_of_sessions_stays_where_others_fail_and_that_is_said(
+    tmp_path, contrary
+):
+    bundle = contrary(1)
+    for name, reds in (("good", 1), ("bad", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(SESSIONS):
+            path = tmp_path / name / f"{number}.mcap"
+            record_session(path, bundle, ["red"] * (reds + 2 * number))
+    outcome = certify_sessions(bundle.folder, tmp_path / "good", epsilon=0.2, delta=0.1)
+    held = outcome.certificate
+    policy = {mode: replace(each, threshold=0.1) for mode, each in bundle.policy.modes.items()}
+    changed = replace(outcome.bundle, policy=replace(bundle.policy, modes=policy))
+    changed.write()  # lite answers now, and never as full does
+    done = call("certify", bundle.folder, "--recording", tmp_path / "bad", *LEVELS)
+    assert done.exit_code == 4
+    assert f"the certificate of {held.made} stays, though this failed" in done.stderr
+    assert read_certificate(Bundle.read(bundle.folder)).sessions == held
+
+
 def test_a_session_is_used_once_though_others_are_beside_it(small_bundle, short, tmp_path):
     certify_sessions(small_bundle.folder, short, epsilon=0.2, delta=0.1)
     more = tmp_path / "more"
     shutil.copytree(short, more)
     record_session(more / "new.mcap", small_bundle, ["green"] * 3)
-    with pytest.raises(ConfigError, match="certified this bundle before"):
+    with pytest.raises(ConfigError, match="13 of these 14 sessions were looked at"):
         certify_sessions(small_bundle.folder, more, epsilon=0.2, delta=0.1)
     second = certify_sessions(small_bundle.folder, more, epsilon=0.2, delta=0.1, again=True)
     assert second.attempt == 2
     assert second.certificate.delta == pytest.approx(0.2)
+    with pytest.raises(ConfigError, match="are 1.1 together"):
+        certify_sessions(small_bundle.folder, more, epsilon=0.2, delta=0.9, again=True)
     copy = record_session(more / "one.mcap", small_bundle, ["green"] * 3)
     shutil.copy(copy, more / "two.mcap")
     with pytest.raises(ConfigError, match="holds a session twice"):

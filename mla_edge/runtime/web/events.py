@@ -170,6 +170,7 @@ def _decision(prediction: Prediction, labels: Sequence[str], start_s: float) -> 
         "truth": prediction.truth,
         "certificate": prediction.certificate,
         "reused_ms": round(prediction.reused_ms, 1),
+        "repeated": list(prediction.repeated),
         "degraded": list(prediction.degraded),
         "time_s": round(prediction.decision_time_s - start_s, 3),
         "latency_ms": round(prediction.latency_ms, 2),
