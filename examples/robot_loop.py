@@ -24,8 +24,9 @@ def act(label: str) -> None:
 
 
 def slow_down(fault: mla_edge.Fault) -> None:
-    """A sense was lost or came back: a robot may want to go slower meanwhile."""
-    print(f"{fault.modality} {fault.what} {fault.why}", file=sys.stderr)
+    """A sense was lost, is suspect or came back: a robot may want to go slower meanwhile."""
+    used = "" if fault.masked else " (it is used)"
+    print(f"{fault.modality} {fault.what}{used} {fault.why}", file=sys.stderr)
 
 
 def check_senses(model: mla_edge.FusedModel, sound: mla_edge.InputSpec) -> None:

@@ -100,7 +100,7 @@ class SessionCertificate:
     labelled: bool  # False: every decision that is not full's was counted as lost
     data_sha256: str
     made: str  # ISO 8601, UTC
-    left_out: int = 0  # decisions that heat or power held back
+    left_out: int = 0  # decisions that a deadline, heat or power held back
     policy_code: str = ""  # its sha256; empty: not noted yet
 
     @property
@@ -120,7 +120,7 @@ class SessionCertificate:
             if self.reuse_ms
             else "without reuse of decisions"
         )
-        held = "that heat and power do not hold back " if self.left_out else ""
+        held = "that no deadline, heat or power holds back " if self.left_out else ""
         return (
             f"with probability at least {1 - self.delta:.4g} over the {self.sessions} sessions "
             f"that certified it, on average at most {self.epsilon:.4g} of the decisions of a "

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,17 @@ def test_every_how_to_is_in_the_index():
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     for path in (ROOT / "docs/how-to").glob("*.md"):
         assert f"(how-to/{path.name})" in index, path.name
+
+
+def test_who_embeds_it_is_told_of_every_fault():
+    from mla_edge.runtime import sense
+    from mla_edge.runtime.vitals import SUSPECT
+
+    text = (ROOT / "docs/how-to/embed.md").read_text()
+    names = ", ".join(field.name for field in fields(sense.Fault))
+    assert f"Fault({names})" in text
+    told = (sense.LOST, sense.STALE, sense.ENDED, sense.BACK, *SUSPECT)
+    assert [what for what in told if f"`{what}`" not in text] == []
 
 
 def test_decisions_are_numbered_once():

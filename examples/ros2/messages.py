@@ -55,7 +55,7 @@ def diagnostics(
     if bad:
         lost = any(fault.what in _BAD for fault in bad)
         status.level = level.ERROR if lost else level.WARN
-        status.message = "; ".join(f"{f.modality} {f.what} {f.why}".strip() for f in bad)
+        status.message = "; ".join(map(_in_words, bad))
     for key, value in _figures(prediction):
         pair = types.KeyValue()
         pair.key, pair.value = key, value
@@ -63,6 +63,11 @@ def diagnostics(
     message = types.DiagnosticArray()
     message.status.append(status)
     return message
+
+
+def _in_words(fault: mla_edge.Fault) -> str:
+    used = "" if fault.masked else ", but used"
+    return f"{fault.modality} {fault.what}{used} {fault.why}".strip()
 
 
 def _figures(prediction: mla_edge.Prediction | None) -> list[tuple[str, str]]:

@@ -49,6 +49,7 @@ class Attended:
             self._hung_up = False
             self._service.reloading()
             self.model.reload()
+        self.model.renew()  # while nothing comes in there is no decision that would do so
         return False
 
     def stopping(self) -> None:

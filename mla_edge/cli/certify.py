@@ -266,8 +266,8 @@ def _session_words(outcome: "SessionOutcome") -> List[str]:
         lines.append(f"  reuse for up to {reuse_ms:g} ms: {loss:.2%} lost on average")
     if outcome.left_out:
         lines.append(
-            f"  {outcome.left_out} decisions were left out: heat or power held the full tier "
-            "back, which no certificate covers"
+            f"  {outcome.left_out} decisions were left out: a deadline, heat or power held "
+            "the full tier back, which no certificate covers"
         )
     if outcome.attempt > 1:
         lines.append(_AGAIN.format(outcome.attempt))

@@ -45,6 +45,7 @@ def record(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Lose what is recorded under that name.")
     ] = False,
+    deadline_ms: options.Deadline = None,
     reuse_ms: options.Reuse = None,
     audit_rate: options.AuditRate = None,
     power_budget_w: options.PowerBudget = None,
@@ -75,7 +76,11 @@ def record(
         "duration_s": duration,
         "as_fast_as_possible": as_fast_as_possible,
     }
-    deciding = {"reuse_ms": reuse_ms, "audit_rate": audit_rate or None}
+    deciding = {
+        "deadline_ms": deadline_ms,
+        "reuse_ms": reuse_ms,
+        "audit_rate": audit_rate or None,
+    }
     wanted = {"camera": camera, "microphone": mic}
 
     def open_recorder(model: "FusedModel") -> "Recorder":

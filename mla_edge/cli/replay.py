@@ -106,7 +106,8 @@ def _play(
     speed: Optional[float],
     model: "FusedModel",
 ) -> None:
-    follower = Follower(output, interrupts)
+    deadline_ms = played.session.settings.get("deadline_ms")
+    follower = Follower(output, interrupts, deadline_ms=deadline_ms)
     follower.follow(_paced(played, follower, speed))
     for problem in played.reader.problems:
         output.say(problem)

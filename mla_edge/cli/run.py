@@ -205,6 +205,7 @@ def open_sources(
 ) -> Dict[str, Any]:
     """Open of ``camera`` and ``microphone`` what is wanted and has an input in the bundle."""
     import mla_edge
+    from mla_edge.runtime.capture import check_pace
     from mla_edge.signals import SENSES, find_inputs
 
     flags = {"camera": "--camera", "microphone": "--mic"}
@@ -241,6 +242,8 @@ def open_sources(
             "source of that was given",
             hint="leave the `none` away",
         )
+    if as_fast_as_possible:
+        check_pace(opened.get("camera"), opened.get("microphone"))
     return opened
 
 

@@ -24,6 +24,8 @@ except (ImportError, OSError) as error:  # OSError: the driver's own library is 
         "with /usr/local/cuda/bin in PATH)",
     ) from error
 
+_HERE = threading.local()  # the GPU of each thread
+
 
 @dataclass(frozen=True)
 class GpuFacts:
@@ -98,6 +100,11 @@ class Gpu:
         self.thread = threading.get_ident()
         self._holders = 0
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was freed."""
+        return self._context is None
+
     def hold(self) -> Gpu:
         """One more engine uses it."""
         self._holders += 1
@@ -136,6 +143,18 @@ class Gpu:
         self._context.pop()
         self._context.detach()
         self._context = None
+
+
+def hold_gpu() -> Gpu:
+    """The GPU as this thread has it already, or else anew; held once more.
+
+    Models that are opened and closed in any order on a thread share one: contexts would have to
+    be closed in the reverse order.
+    """
+    gpu: Gpu | None = getattr(_HERE, "gpu", None)
+    if gpu is None or gpu.closed:
+        gpu = _HERE.gpu = Gpu()
+    return gpu.hold()
 
 
 def read_gpu() -> GpuFacts:

@@ -120,10 +120,10 @@ def _matching(bundle: Bundle, bindings: Bindings, keys: list[str]) -> str:
 
 
 def _open_plans(bundle: Bundle, bindings: Bindings, key: str) -> dict[str, Engine]:
-    from mla_edge.engines.cuda import Gpu
+    from mla_edge.engines.cuda import hold_gpu
     from mla_edge.engines.trt import TensorRTEngine
 
-    gpu = Gpu().hold()  # for as long as engines are being opened
+    gpu = hold_gpu()  # for as long as engines are being opened
     try:
         return _open_all(
             [tier.name for tier in bundle.tiers],

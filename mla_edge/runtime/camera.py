@@ -70,6 +70,8 @@ class Feed(Protocol):
 class LiveCamera:
     """The newest frame of a feed; a thread reads it, keeps one frame and drops older ones."""
 
+    live = True  # its times are of now, however it is read
+
     def __init__(self, name: str, open_feed: Callable[[], Feed]) -> None:
         """Open the feed; when it is lost later, it is opened again."""
         self.drops = 0

@@ -132,3 +132,25 @@ def open_microphone(
     from mla_edge.runtime.microphone import LiveMicrophone
 
     return closing(LiveMicrophone(source, rate_hz=rate_hz, window_s=window_s))
+
+
+def check_pace(camera: object | None, microphone: object | None) -> None:
+    """ConfigError where one is a device and one a file, to be as fast as possible together.
+
+    What is ``live`` gives times of now, however it is read, and files begin at 0.
+    """
+    sources = {"camera": camera, "microphone": microphone}
+    live = {
+        name: bool(getattr(source, "live", False))
+        for name, source in sources.items()
+        if source is not None
+    }
+    if len(set(live.values())) > 1:
+        device = next(name for name, is_live in live.items() if is_live)
+        other = next(name for name, is_live in live.items() if not is_live)
+        raise ConfigError(
+            f"the {device} is live and the {other} is not, so they have no clock in common as "
+            "fast as possible: the whole file would be read at the first decision",
+            hint="play the file at its own pace, without --as-fast-as-possible (bench: "
+            "--flat-out), or take files or simulators for both",
+        )

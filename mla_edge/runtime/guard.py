@@ -51,7 +51,10 @@ class Restraint(Protocol):
     """What is asked before the last tier is run."""
 
     def refusal(self) -> str:
-        """The reason why it is not to be run for this decision; empty: it is."""
+        """The reason why it is not to be run for this decision; empty: it is.
+
+        ``dwell``: it is, unless the cheaper tier is sure enough and only waited for.
+        """
         ...
 
 

@@ -48,6 +48,8 @@ class LiveMicrophone:
     device again only after a restart, which ends every other sounddevice stream of the process.
     """
 
+    live = True  # its times are of now, however it is read
+
     def __init__(self, source: str, *, rate_hz: int, window_s: float) -> None:
         """Open ``source``: ``default``, an index, or a part of a name."""
         self.drops = 0  # how often the device overflowed

@@ -299,7 +299,8 @@ class FusedModel:
                 cheap = self._judge(mode, tier, tensors, answers, clock)
             # In a dwell lite was sure enough, and is only waited for: its answer is as good.
             reason = LITE_CONFIDENT if cheap.why == DWELL else held_back
-            return tier, reason, cheap.probabilities
+            if reason != DWELL:
+                return tier, reason, cheap.probabilities
         if why is None:
             why = (cheap.why if cheap is not None else "") or ESCALATED
         return last, why, softmax(self._logits(last, tensors, answers, clock))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable
 
@@ -21,8 +22,9 @@ class ReloadingModel:
     """A model that can be replaced while it decides.
 
     ``reload`` opens another one on a thread of its own. The decision that comes after that is
-    made by the new one. TensorRT's engines belong to the thread that opened them: with those
-    the deciding thread opens the new model itself, and decides again when it is there.
+    made by the new one. TensorRT's engines belong to the thread that opened them: where the
+    model or the new one has such, the deciding thread opens the new one itself, and decides
+    again when it is there.
     """
 
     def __init__(self, open_model: Callable[[], FusedModel], on_reload: OnReload) -> None:
@@ -34,9 +36,10 @@ class ReloadingModel:
         self._open = open_model
         self._on_reload = on_reload
         self._model = open_model()
+        self._lock = threading.Lock()
+        self._asked = self._answered = 0  # reloads
         self._thread: threading.Thread | None = None
-        self._here = False  # the deciding thread is to open the next model
-        self._opened: FusedModel | MlaEdgeError | None = None
+        self._ahead: _Ahead | None = None  # what it opened, unless the deciding thread is to
 
     @property
     def bundle(self) -> Bundle:
@@ -70,26 +73,43 @@ class ReloadingModel:
 
     @shows.setter
     def shows(self, shows: bool) -> None:
-        self._model.shows = shows
+        with self._lock:  # else a model that is replaced just then may be the one that knows
+            self._model.shows = shows
 
     def reload(self) -> None:
-        """Begin to open a new model, unless that is under way; returns at once.
+        """Begin to open a new model; returns at once.
 
-        Not for two threads at a time.
+        What decides then was opened after this call: a model that is on its way already is
+        dropped for it. ``on_reload`` is told once, at the end.
         """
-        if self._model.engines_key:
-            self._here = True
-        elif self._thread is None:
-            self._thread = threading.Thread(target=self._load, name="mla-edge-reload")
-            self._thread.start()
+        with self._lock:
+            self._asked += 1
+            if self._thread is None and not self._model.engines_key:
+                self._begin()
+
+    def renew(self) -> None:
+        """Take the new model, where there is one; on the deciding thread.
+
+        ``infer`` does so first. A loop may do so too while it has nothing to decide on.
+        """
+        if self._answered == self._asked:
+            return
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            number, ahead = self._asked, self._ahead
+            self._thread = self._ahead = None
+            if ahead is not None and ahead.number != number:  # it may be older than was asked
+                ahead.close()
+                self._begin()
+                return
+        opened = self._load() if ahead is None else ahead.opened
+        self._answered = number
+        self._swap(opened)
 
     def infer(self, sample: Sample, *, clock: Clock = time.monotonic) -> Prediction:
         """As ``FusedModel.infer``, by the newest model that is open."""
-        if self._here:
-            self._here = False
-            self._load()
-        if self._opened is not None:
-            self._swap()
+        self.renew()
         return self._model.infer(sample, clock=clock)
 
     def settle(self) -> None:
@@ -100,10 +120,9 @@ class ReloadingModel:
         """Free the engines, also of a model that was being opened."""
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
-        if isinstance(self._opened, FusedModel):
-            self._opened.close()
-        self._opened = None
+        if self._ahead is not None:
+            self._ahead.close()
+        self._thread = self._ahead = None
         self._model.close()
 
     def __enter__(self) -> ReloadingModel:
@@ -119,31 +138,59 @@ class ReloadingModel:
         """Free the engines."""
         self.close()
 
-    def _load(self) -> None:
+    def _begin(self) -> None:
+        self._thread = threading.Thread(
+            target=self._load_ahead, args=(self._asked,), name="mla-edge-reload"
+        )
+        self._thread.start()
+
+    def _load_ahead(self, number: int) -> None:
+        opened = self._load()
+        if isinstance(opened, FusedModel) and opened.engines_key:
+            opened.close()  # its engines would be of this thread
+        else:
+            self._ahead = _Ahead(number, opened)
+
+    def _load(self) -> FusedModel | MlaEdgeError:
         try:
             opened = self._open()
         except MlaEdgeError as error:
-            self._opened = error
-            return
+            return error
+        except Exception as error:  # whatever it is, the old one goes on
+            told = MlaEdgeError(
+                f"the model could not be opened: {type(error).__name__}: {error}",
+                hint="try again; if it fails again, prove the bundle: mla-edge verify",
+            )
+            told.__cause__ = error
+            return told
         if opened.bundle.inputs == self._model.bundle.inputs:
-            self._opened = opened
-            return
+            return opened
         opened.close()
-        self._opened = ConfigError(
+        return ConfigError(
             f"{opened.bundle.folder} takes other inputs than {self._model.bundle.folder}: "
             "cameras and microphones were opened for those",
             hint="stop, and run it anew",
         )
 
-    def _swap(self) -> None:
-        opened, self._opened = self._opened, None
-        if self._thread is not None:
-            self._thread.join()  # it has nothing left to do
-            self._thread = None
-        if isinstance(opened, FusedModel):
+    def _swap(self, opened: FusedModel | MlaEdgeError) -> None:
+        if not isinstance(opened, FusedModel):
+            self._on_reload(opened)
+            return
+        with self._lock:
             before, self._model = self._model, opened
             opened.shows = before.shows
-            before.close()
-            self._on_reload(None)
-        else:
-            self._on_reload(opened)
+        before.close()
+        self._on_reload(None)
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What another thread opened, for which reload."""
+
+    number: int
+    opened: FusedModel | MlaEdgeError
+
+    def close(self) -> None:
+        """Drop it."""
+        if isinstance(self.opened, FusedModel):
+            self.opened.close()

@@ -9,7 +9,7 @@ from mla_edge.errors import RecordingError
 from mla_edge.recorded_moments import Moment, RecordedMoments
 from mla_edge.recording_reader import Health
 from mla_edge.runtime.model import FusedModel
-from mla_edge.runtime.routing import HEAT, POWER
+from mla_edge.runtime.routing import DWELL, HELD_BACK, LITE_CONFIDENT
 from mla_edge.runtime.sense import Fault
 from mla_edge.runtime.summary import Spread
 from mla_edge.signals import Prediction, Sample, find_inputs
@@ -51,30 +51,44 @@ _ROUTING = ("tier", "reason", "mode")
 
 
 class _AsRecorded:
-    """Holds the last tier back where it was, for heat and power are not those of now."""
+    """Holds the last tier back where it was: time, heat and power are not those of now."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_dwells: bool) -> None:
         self.reason = ""  # of the recorded decision
+        self._in_dwells = in_dwells
 
     def refusal(self) -> str:
-        return self.reason if self.reason in (HEAT, POWER) else ""
+        if self.reason in HELD_BACK:
+            return self.reason
+        # In a dwell lite's answer is as good, so that it was held back there is not recorded.
+        return DWELL if self.reason == LITE_CONFIDENT and self._in_dwells else ""
 
 
 class Replay:
     """A model on a recording; each decision has the recorded time and latency."""
 
-    def __init__(self, model: FusedModel, path: Path, *, holds_back: bool = True) -> None:
+    def __init__(
+        self,
+        model: FusedModel,
+        path: Path,
+        *,
+        holds_back: bool = True,
+        in_dwells: bool = True,
+    ) -> None:
         """Read the recording called ``path``; RecordingError says what is wrong with it.
 
-        ``holds_back`` the last tier, where heat or power did so; else it is asked there too.
+        ``holds_back`` the last tier, where a deadline, heat or power did so; else it is asked
+        there too. ``in_dwells``: also where lite was only waited for, if the bundle is the
+        recorded one and so its policy was in the same dwells.
         """
         self._model = model
-        self._held = _AsRecorded()
-        model.guard = self._held if holds_back else None
         self._moments = RecordedMoments(path, model.bundle.inputs)
         self.reader = self._moments.reader
         self.session = self._moments.session
         self.is_same_bundle = self.session.bundle_sha256 == model.bundle.sha256()
+        self._held = _AsRecorded(in_dwells=in_dwells and self.is_same_bundle)
+        model.guard = self._held if holds_back else None
+        model.deadline = None
         self.comparison = Comparison()
         self.latency_here_ms = Spread()  # what a decision took now
         self.duration_s = 0.0  # from the first decision to the newest

@@ -202,6 +202,7 @@ class Sense:
         else:
             what = STALE if state == FILLING else state
             self._on_fault(Fault(self.modality, what, now_s, why))
+            self._warned = ""  # once it is back, it is told anew what it is suspected of
         self._told = state != OK
 
 

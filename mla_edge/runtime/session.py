@@ -17,7 +17,7 @@ from typing import (
 )
 
 from mla_edge.errors import ConfigError
-from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone
+from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone, check_pace
 from mla_edge.runtime.model import Clock
 from mla_edge.runtime.sense import ENDED, FILLING, OK, WAITING, Fault, Sense, Source
 from mla_edge.runtime.vitals import Vitals
@@ -88,7 +88,8 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     zeros or is clipped: that is told to ``on_fault`` too; ``mask_suspect`` masks it as well.
 
     ``as_fast_as_possible`` is for files and simulators that were opened so: the time is then
-    that of the newest signal, and sound is read up to the moment of the frame.
+    that of the newest signal, and sound is read up to the moment of the frame. A device and a
+    file have no clock in common then, and are refused.
 
     ``stopped`` ends it from another thread, where it gives True: it is asked at every turn of
     the loop, which is each 50 ms or sooner, also while nothing comes in.
@@ -121,6 +122,7 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
     if not loop.senses:
         raise ConfigError("no camera and no microphone", hint="give at least one of them")
     if as_fast_as_possible:
+        check_pace(camera, microphone)
         return _predict(model, loop.senses, loop.ticks_of_files(), loop.newest_s)
     if rate_hz is not None:
         return _predict(model, loop.senses, loop.ticks_at(rate_hz), clock)

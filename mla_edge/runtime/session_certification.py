@@ -64,7 +64,9 @@ class SessionOutcome:
     certificate: SessionCertificate | None = None
     why: str = ""
     mean_loss: Mapping[float, float] = dataclasses.field(default_factory=dict)  # by reuse_ms
-    left_out: int = 0  # decisions that heat or power held back: no certificate covers them
+    left_out: int = (
+        0  # decisions that a deadline, heat or power held back: no certificate covers them
+    )
     stays: SessionCertificate | None = None  # that was there before, where this failed
 
 
@@ -189,7 +191,7 @@ def find_sessions(path: Path) -> list[Path]:
 class _Said(NamedTuple):
     label: str
     truth: str | None
-    held_back: bool  # by heat or power, as it was when this was recorded
+    held_back: bool  # by a deadline, heat or power, as it was when this was recorded
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,9 @@ def _replay(
             identities.append(identify(bundle, model.runs_on, model.engines_key))
             for number, path in enumerate(sessions):
                 model.reset()
-                made = Replay(model, path, holds_back=holds_back).run()
+                # Another reuse is in other dwells than those that were recorded.
+                played = Replay(model, path, holds_back=holds_back, in_dwells=False)
+                made = played.run()
                 answers.append([_Said(p.label, p.truth, p.reason in HELD_BACK) for p in made])
                 on_progress(what, number + 1, len(sessions))
         return answers
@@ -247,9 +251,9 @@ def _loss(path: Path, routed: Sequence[_Said], full: Sequence[_Said]) -> float:
     lost = [_is_lost(*pair) for pair in zip(routed, full) if not pair[0].held_back]
     if not lost:
         raise ConfigError(
-            f"{path}: heat or power held the full tier back in each of its decisions, which no "
-            "certificate covers",
-            hint="leave it out, or record on a board that is cooler",
+            f"{path}: a deadline, heat or power held the full tier back in each of its "
+            "decisions, which no certificate covers",
+            hint="leave it out, or record without a deadline on a board that is cool",
         )
     return float(np.mean(lost))
 

@@ -37,6 +37,10 @@ class _Tap:
     def still(self) -> bool:
         return bool(getattr(self._source, "still", False))  # as the loop asks a camera
 
+    @property
+    def live(self) -> bool:
+        return bool(getattr(self._source, "live", False))
+
     def read(self, timeout_s: float) -> Any:
         signal = self._source.read(timeout_s)
         self._see(signal, self._source)

@@ -163,6 +163,17 @@ def test_a_loaded_model_runs_on_them_and_frees_them(built, fakes):
     np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4)
 
 
+def test_models_of_a_thread_may_be_closed_in_any_order(built, fakes):
+    first, second = (mla_edge.load(built.folder) for _ in range(2))
+    first.close()
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert second.infer(Sample({"x": Frame(image, 0.0)})).label
+    second.close()
+    assert fakes.machine.stack == []
+    with mla_edge.load(built.folder) as third:
+        assert third.infer(Sample({"x": Frame(image, 0.0)})).label
+
+
 def test_a_plan_that_was_changed_is_noticed_before_it_is_loaded(built):
     plan = next(built.folder.rglob("lite.plan"))
     plan.write_bytes(plan.read_bytes() + b"\0")

@@ -53,6 +53,19 @@ def test_live_decisions_are_those_of_a_lossless_replay_at_any_speed(here):
         assert summary["summary"][name] == told["summary"][name]
 
 
+def test_a_run_with_a_deadline_is_recorded_and_replayed_alike(here):
+    words = ["--duration", 1, "--lossless", "--json"]
+    live = call("record", "out.mcap", *SIMULATED, *words, "--deadline-ms", 0.01)
+    made, told = lines(live.stdout)
+    assert live.exit_code == 0, live.stderr
+    assert "deadline" in {decision["reason"] for decision in made}
+    again, summary = lines(call("replay", "out.mcap", "--json").stdout)
+    assert again == made
+    assert summary["summary"]["replay"]["different"] == 0
+    assert summary["summary"]["deadline"] == told["summary"]["deadline"]
+    assert summary["summary"]["deadline"]["ms"] == 0.01
+
+
 def test_people_are_told_how_it_went(here):
     done = call("record", "out.mcap", *SIMULATED, "--duration", 1, "--as-fast-as-possible")
     assert done.stdout.splitlines()[-1].startswith("recording   out.mcap, 0.")

@@ -1,12 +1,14 @@
 """Replay: the same decisions as those that were recorded, from the same signals and clock."""
 
 import itertools
+import random
 import wave
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from colours import FULL, INPUTS, frame, make_bundle, sound
+from colours import DULL_RED, FULL, INPUTS, frame, make_bundle, sound
 from recorded import CAMERA, record, session_of
 
 import mla_edge
@@ -14,11 +16,12 @@ from mla_edge.bundle import ModePolicy, RouterPolicy
 from mla_edge.errors import CaptureError, RecordingError
 from mla_edge.preprocess import Preprocessor
 from mla_edge.runtime.capture import open_camera, open_microphone
+from mla_edge.runtime.deadline import Deadline
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.recorder import Recorder
 from mla_edge.runtime.recording_parts import Room
 from mla_edge.runtime.replay import Replay
-from mla_edge.runtime.routing import CascadeRouter
+from mla_edge.runtime.routing import DEADLINE, CascadeRouter
 from mla_edge.signals import InputSpec, Prediction, TensorSpec, Tier
 from mla_edge.testing import FakeCamera, FakeClock, FakeEngine, FakeMicrophone
 
@@ -70,10 +73,10 @@ def test_with_loss_two_replays_agree_and_the_differences_are_counted(small_bundl
     assert comparison.first_s is not None
 
 
-def live(path, bundle, eyes, ears, clock, *, rate_hz=None, **options):
+def live(path, bundle, eyes, ears, clock, *, rate_hz=None, deadline_ms=None, **options):
     """Record a run on a clock of its own; its decisions and faults."""
     faults = []
-    with mla_edge.load(bundle.folder, threads=1) as model, Recorder(
+    with mla_edge.load(bundle.folder, threads=1, deadline_ms=deadline_ms) as model, Recorder(
         path, session_of(bundle, lossless=True), waits=True, **options
     ) as recorder:
 
@@ -96,6 +99,28 @@ def live(path, bundle, eyes, ears, clock, *, rate_hz=None, **options):
             made.append(prediction)
             recorder.add(prediction)
     return made, faults
+
+
+def test_what_a_deadline_held_back_is_held_back_again(small_bundle, tmp_path, monkeypatch):
+    """Also in a dwell, where lite answers as if nothing had been held back."""
+    clock, path, chance, held = FakeClock(100.0), tmp_path / "a.mcap", random.Random(0), []
+
+    def allows(*_):
+        held.append(chance.random() < 0.5)
+        return not held[-1]
+
+    monkeypatch.setattr(Deadline, "allows", allows)
+    colours = itertools.cycle([DULL_RED, DULL_RED, *["red"] * 4, *[DULL_RED] * 9])
+    on_clock = {"clock": clock, "sleep": clock.sleep}
+    eyes = FakeCamera((frame(colour) for colour in colours), period_s=0.01, **on_clock)
+    ears = FakeMicrophone([], **on_clock)
+    made, _ = live(path, small_bundle, eyes, ears, clock, deadline_ms=50)
+    reasons = Counter(prediction.reason for prediction in made)
+    assert {"lite-confident", "escalated", "dwell", "lite-skipped"} < set(reasons)
+    assert sum(held) > reasons[DEADLINE] > 3
+    again, played = replay(path, small_bundle)
+    assert exact(again) == exact(made)
+    assert played.comparison.different == 0
 
 
 def test_what_was_decided_on_again_is_named_as_in_the_run(small_bundle, tmp_path):

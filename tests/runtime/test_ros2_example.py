@@ -104,8 +104,8 @@ def test_a_decision_is_a_classification(example, store, types, prediction):
     assert sent.header.frame_id == "camera"
 
 
-def fault(what, why=""):
-    return Fault("audio", what, 1.0, why)
+def fault(what, why="", **more):
+    return Fault("audio", what, 1.0, why, **more)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,7 @@ def fault(what, why=""):
         ({"audio": fault("back")}, 0, "deciding"),
         ({"audio": fault("stale")}, 1, "audio stale"),
         ({"audio": fault("lost", "unplugged")}, 2, "audio lost unplugged"),
+        ({"audio": fault("silent", "zeros", masked=False)}, 1, "audio silent, but used zeros"),
     ],
 )
 def test_what_is_lost_is_in_the_diagnostics(

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -121,6 +121,20 @@ def test_a_wrong_option_is_named(here, words, option):
     assert result.exit_code == 2
     assert option in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [["run"], ["record", "out.mcap"]])
+def test_a_live_camera_with_a_file_as_fast_as_possible_is_refused(here, command):
+    pytest.importorskip("mcap")
+    from network_camera import NetworkCamera
+
+    with closing(NetworkCamera()) as camera:
+        words = ["--camera", camera.url, "--mic", "sim://digits", "--as-fast-as-possible"]
+        result = CliRunner().invoke(app, [*command, *words])
+    assert result.exit_code == 2
+    assert "the camera is live and the microphone is not" in result.stderr
+    assert "without --as-fast-as-possible" in result.stderr
+    assert not (here / "out.mcap").exists()
 
 
 def test_without_a_bundle_the_fix_is_named(tmp_path, monkeypatch):

@@ -8,8 +8,11 @@ from contextlib import closing
 
 import pytest
 
-from mla_edge.errors import ConfigError
+import mla_edge
+from mla_edge.cli.attended import Attended
+from mla_edge.errors import CaptureError, ConfigError
 from mla_edge.runtime.service import Service
+from mla_edge.testing import FakeCamera, FakeMicrophone
 
 
 @pytest.fixture
@@ -109,3 +112,18 @@ def test_a_run_tells_reloads_at_sighup_and_says_its_end(here, manager):
         running.kill()
         _, errors = running.communicate()
     assert "reloaded " in errors
+
+
+def test_a_reload_ends_also_while_both_sensors_are_lost(small_bundle, manager, monkeypatch):
+    """Nothing is decided then, and so no decision takes the new model."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
+    cable = dict.fromkeys(range(1000), CaptureError("the cable is out"))
+    eyes, ears = FakeCamera([], faults=cable), FakeMicrophone([], faults=cable)
+    with Attended(lambda: mla_edge.load(small_bundle.folder), reloads=False) as service:
+        first = service.model.model
+        service._hang_up(signal.SIGHUP, None)
+        run = mla_edge.run(service.model, eyes, ears, stopped=service.attend, duration_s=1)
+        assert list(run) == []
+        assert service.model.model is not first
+    said = [heard(manager).split("\n")[0] for _ in range(3)]
+    assert said == ["READY=1", "RELOADING=1", "READY=1"]

@@ -9,6 +9,7 @@ from colours import FULL, frame, make_bundle, sound
 import mla_edge
 from mla_edge.errors import CaptureEnded, CaptureError, ConfigError
 from mla_edge.runtime.session import STEP_S
+from mla_edge.runtime.tap import tap
 from mla_edge.signals import Frame, Sound
 from mla_edge.testing import FakeCamera, FakeClock, FakeMicrophone
 
@@ -330,6 +331,29 @@ def test_sound_alone_as_fast_as_possible(model):
 def test_wrong_options_are_refused_at_once(model, options, message):
     with pytest.raises(ConfigError, match=message):
         mla_edge.run(model, camera(), None, **options)
+
+
+@pytest.mark.parametrize("is_tapped", [False, True])
+def test_a_device_and_a_file_as_fast_as_possible_are_refused(model, is_tapped):
+    class Device(FileCamera):
+        live = True
+
+    class Ear(FileMicrophone):
+        live = True
+
+    def source(kind):
+        return tap(kind(3), lambda *_: None) if is_tapped else kind(3)
+
+    for eyes, ears, message in [
+        (Device, FileMicrophone, "the camera is live and the microphone is not"),
+        (FileCamera, Ear, "the microphone is live and the camera is not"),
+    ]:
+        with pytest.raises(ConfigError, match=message) as caught:
+            mla_edge.run(model, source(eyes), source(ears), as_fast_as_possible=True)
+        assert "--as-fast-as-possible" in caught.value.hint
+    for eyes, ears in [(Device, Ear), (FileCamera, FileMicrophone)]:
+        run = mla_edge.run(model, source(eyes), source(ears), as_fast_as_possible=True)
+        assert len(list(run)) == 3
 
 
 def test_no_source_is_refused(model):

@@ -160,7 +160,7 @@ def test_what_heat_or_power_held_back_is_no_decision_of_the_claim(tmp_path, cont
     assert told["left_out"] == held_back
     assert told["decisions"] == sum(range(4, 4 + SESSIONS)) - held_back
     assert told["mean_loss"] == 0.0  # full answered all the others
-    assert "of a session that heat and power do not hold back are others" in told["claim"]
+    assert "of a session that no deadline, heat or power holds back are others" in told["claim"]
 
 
 def test_a_decision_that_lite_kept_all_the_same_is_compared_with_full(tmp_path, contrary):
@@ -180,7 +180,9 @@ def test_a_session_that_was_held_back_throughout_is_refused_and_not_used_up(tmp_
         record_session(
             tmp_path / f"{number}.mcap", bundle, ["red"] * (number + 1), None, reasons
         )
-    with pytest.raises(ConfigError, match=r"3\.mcap: heat or power held the full tier back"):
+    with pytest.raises(
+        ConfigError, match=r"3\.mcap: a deadline, heat or power held the full tier back"
+    ):
         certify_sessions(bundle.folder, tmp_path, epsilon=0.2, delta=0.1)
     assert read_certificate(Bundle.read(bundle.folder)) is None
 

@@ -8,7 +8,7 @@ import pytest
 from colours import make_bundle
 
 import mla_edge
-from mla_edge.errors import CaptureEnded
+from mla_edge.errors import CaptureEnded, CaptureError
 from mla_edge.runtime.camera import open_source
 from mla_edge.runtime.vitals import PATIENCE_S, Vitals
 from mla_edge.signals import Clip, Frame, Reading, Sound
@@ -162,6 +162,28 @@ def test_a_frozen_camera_is_told_and_left_out_if_asked_for(tmp_path, masks):
     assert faults[0].time_s == pytest.approx(2.0 + PATIENCE_S)
     assert faults[1].time_s == pytest.approx(7.0)
     assert len(predictions) == (70 if masks else 100)
+
+
+@pytest.mark.parametrize("is_stuck_after", [False, True])
+def test_a_camera_that_is_lost_while_frozen_is_told_frozen_again_if_it_is(
+    tmp_path, is_stuck_after
+):
+    class Cable(Eyes):
+        def read(self, timeout_s):
+            if 50 <= (number := next(self._lost)) < 60:
+                next(self._numbers)
+                raise CaptureError(f"the cable is out at {number}")
+            return super().read(timeout_s)
+
+    eyes = Cable(100, range(20, 80 if is_stuck_after else 60))
+    eyes._lost = count()
+    faults = []
+    with mla_edge.load(make_bundle(tmp_path).folder, threads=1) as model:
+        run = mla_edge.run(model, eyes, None, as_fast_as_possible=True, on_fault=faults.append)
+        assert len(list(run)) == 90
+    told = [(fault.what, fault.masked) for fault in faults]
+    again = [("frozen", False), ("back", False)] * is_stuck_after
+    assert told == [("frozen", False), ("lost", True), ("back", True), *again, ("ended", True)]
 
 
 def test_a_picture_as_a_camera_is_not_frozen(tmp_path):

@@ -1,21 +1,33 @@
 """The page in a real browser: what it shows, by keyboard, on small screens, light and dark."""
 
 import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from browser import CHROMIUM, DRIVER, open_browser
-from colours import frame, make_bundle, sound
+from colours import INPUTS, frame, make_bundle, sound
 from web_client import running, until
 
+import mla_edge
 from mla_edge.errors import CaptureError
-from mla_edge.testing import FakeCamera, FakeMicrophone
+from mla_edge.preprocess import Preprocessor
+from mla_edge.runtime.model import FusedModel
+from mla_edge.runtime.reloading import ReloadingModel
+from mla_edge.runtime.routing import CascadeRouter
+from mla_edge.signals import TensorSpec
+from mla_edge.testing import FakeCamera, FakeEngine, FakeMicrophone
 
 if not (CHROMIUM and DRIVER):
     pytest.skip("needs chromium and chromedriver", allow_module_level=True)
 
 PERIOD_S = 0.05
+TAKES = (
+    *(TensorSpec(spec.name, "float32", spec.shape) for spec in INPUTS),
+    TensorSpec("present", "float32", (1, 2)),
+)
+LEFT = np.array([[9, 0]], np.float32)
 SCREENS = {"desktop": (1280, 860, 1, False), "phone": (390, 844, 2, True)}
 
 
@@ -180,3 +192,36 @@ def test_it_works_by_keyboard(shown, browser):
     assert browser.run("return document.activeElement.id") == "pause"
     browser.press("\ue007")  # Enter
     browser.wait("document.getElementById('status-text').innerText === 'paused'")
+
+
+def test_after_a_reload_it_tells_of_the_bundle_that_decides_now(browser, tmp_path):
+    bundle = make_bundle(tmp_path / "colours-host")
+
+    def load_next():
+        if not opened:
+            opened.append(mla_edge.load(bundle.folder))
+            return opened[0]
+        fewer = replace(bundle, name="two-host", labels=("left", "right"))
+        engines = {t.name: FakeEngine(TAKES, {"logits": LEFT}) for t in fewer.tiers}
+        router = CascadeRouter(fewer.policy)
+        return FusedModel(fewer, engines, router, Preprocessor(fewer.inputs), runs_on="fakes")
+
+    opened = []
+    eyes = FakeCamera([frame("red")] * 10_000, period_s=PERIOD_S)
+    ears = FakeMicrophone([sound("red")] * 10_000, period_s=PERIOD_S)
+    with running(
+        bundle.folder,
+        eyes,
+        ears,
+        duration_s=60,
+        load=lambda _: ReloadingModel(load_next, lambda error: None),
+    ) as run:
+        browser.open(run.server.url)
+        browser.wait("document.getElementById('label').innerText === 'red'")
+        browser.wait("document.getElementById('best').children.length === 3")
+        run.model.reload()
+        browser.wait("document.getElementById('label').innerText === 'left'")
+        assert text(browser, "bundle") == "two-host"
+        assert text(browser, "runs-on") == "fakes"
+        browser.wait("document.getElementById('best').children.length === 2")
+        assert browser.run("return rows[0][0]") == 0.0  # what was before is still there

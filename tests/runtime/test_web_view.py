@@ -1,11 +1,16 @@
 """What a view knows of a run, and the picture of a sound."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from colours import INPUTS, frame, sample, sound
+from web_client import until
 
 import mla_edge
 from mla_edge.runtime.model import FusedModel
+from mla_edge.runtime.reloading import ReloadingModel
 from mla_edge.runtime.routing import CascadeRouter
 from mla_edge.runtime.sense import Fault
 from mla_edge.runtime.web.events import Events, Place
@@ -67,6 +72,26 @@ def test_what_is_kept_does_not_grow(view):
     for number in range(FAULTS + 5):
         view.add_fault(Fault("image", "stale", number))
     assert [told.number for told in view.faults] == list(range(5, FAULTS + 5))
+
+
+def test_a_row_that_is_overwritten_while_they_are_read_comes_once_and_in_order(small_bundle):
+    told, view = [], None
+
+    def clock():  # asked between a row and its being counted
+        if view is not None:
+            told.extend(view.rows(told[-1].number + 1 if told else 0))
+        return 0.0
+
+    with mla_edge.load(small_bundle.folder) as model:
+        made = View(model, clock=clock)
+        for number in range(ROWS):
+            made.add(decision(number / 100))
+        view = made
+        for number in range(ROWS, ROWS + 3):
+            made.add(decision(number / 100))
+    numbers = [row.number for row in told]
+    assert numbers == sorted(set(numbers))
+    assert numbers == list(range(1, ROWS + 2))
 
 
 def test_a_slow_rate_is_no_stall(small_bundle, clock):
@@ -150,6 +175,54 @@ def test_a_model_says_what_its_graph_shows_while_somebody_looks(small_bundle):
     assert '"attention": {"shape": [2, 2], "values": [1.0, 1.0, 1.0, 1.0]}' in text
     view.look(False)
     assert model.infer(seen).shown is None
+
+
+@pytest.fixture
+def other(small_bundle):
+    """Makes a model of the same inputs that tells so many other things."""
+    from mla_edge.preprocess import Preprocessor
+
+    def make(count):
+        labels = tuple(f"other {number}" for number in range(count))
+        bundle = replace(small_bundle, name=f"other-{count}", labels=labels)
+        logits = np.arange(count, dtype=np.float32)[None] * 9
+        engines = {t.name: FakeEngine(TAKES, {"logits": logits}) for t in bundle.tiers}
+        router = CascadeRouter(bundle.policy)
+        return FusedModel(
+            bundle, engines, router, Preprocessor(INPUTS), runs_on=f"{count} fakes"
+        )
+
+    return make
+
+
+def test_after_a_reload_it_says_what_decides_now(other):
+    from mla_edge.runtime.web.metrics import Metrics  # needs the Prometheus client
+
+    few, many = other(3), other(7)
+    models = [few, many]
+    seen = sample(image=frame("red"), audio=sound("red"))
+    with ReloadingModel(lambda: models.pop(0), lambda error: None) as model:
+        view = View(model)
+        events, metrics = Events(view, FakeClock()), Metrics(view)
+        hello, place = events.hello(Place())
+        assert json.loads(hello)["labels"] == list(few.bundle.labels)
+        view.add(model.infer(seen))
+        _, place = events.tick(place)
+        assert events.hello(place) == ("", place)
+        model.reload()
+        until(lambda: model.infer(seen).label == "other 6")
+        # The newest decision that the view knows is one of the old model.
+        text, _ = Events(view).tick(Place())
+        assert json.loads(text)["decision"]["best"][0][0] == "other 2"
+        view.add(model.infer(seen))
+        hello, place = events.hello(place)
+        assert json.loads(hello)["bundle"] == "other-7"
+        assert json.loads(hello)["labels"] == list(many.bundle.labels)
+        assert json.loads(hello)["runs_on"] == "7 fakes"
+        text, _ = Events(view).tick(place)
+        assert json.loads(text)["decision"]["best"][0][0] == "other 6"
+        assert len(json.loads(text)["rows"]) == 2  # from the beginning: a page forgets
+        assert b'mla_edge_info{bundle="other-7",runs_on="7 fakes"' in metrics.render()
 
 
 def test_a_tone_is_a_line_at_its_pitch():

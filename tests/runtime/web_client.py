@@ -60,10 +60,10 @@ def until(condition, seconds=10.0):
 
 
 @contextmanager
-def running(folder, camera=None, microphone=None, *, duration_s=20):
+def running(folder, camera=None, microphone=None, *, duration_s=20, load=mla_edge.load):
     """A run of the bundle in ``folder``, on the simulator unless told otherwise, and served."""
     ended = threading.Event()
-    with mla_edge.load(folder) as model:
+    with load(folder) as model:
         view = View(model)
         shown = Running(model, view, WebServer(view, 0), [])
         opened = _opened(camera, microphone)

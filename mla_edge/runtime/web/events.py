@@ -1,4 +1,4 @@
-"""What a browser is told of a run, as JSON: once what it is, then what it is at."""
+"""What a browser is told of a run, as JSON: what it is, then what it is at."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 
 from mla_edge.pictures import fit, pack
+from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.sense import BACK
 from mla_edge.runtime.web.spectrogram import FLOOR_DB, LOWEST_HZ, spectrogram
 from mla_edge.runtime.web.view import Moment, Row, Told, View
@@ -40,6 +41,7 @@ class Place:
     row: int = 0
     fault: int = 0
     moment: Moment | None = None
+    model: FusedModel | None = None  # that decided; after a reload it is another
 
 
 class Events:
@@ -54,15 +56,20 @@ class Events:
         self._packed = ""
         self._due_s = 0.0
 
-    def hello(self) -> str:
-        """What runs, and on what."""
-        view = self._view
-        bundle, specs = view.bundle, find_inputs(view.bundle.inputs)
-        return json.dumps(
+    def hello(self, place: Place) -> tuple[str, Place]:
+        """What runs, and on what, for who does not know; "" for who was told at ``place``.
+
+        It makes a browser begin anew, so the place after it is the beginning.
+        """
+        model = self._view.model
+        if place.model is model:
+            return "", place
+        bundle, specs = model.bundle, find_inputs(model.bundle.inputs)
+        text = json.dumps(
             {
                 "bundle": bundle.name,
                 "profile": bundle.profile,
-                "runs_on": view.runs_on,
+                "runs_on": model.runs_on,
                 "labels": bundle.labels,
                 "tiers": [tier.name for tier in bundle.tiers],
                 "inputs": {
@@ -72,6 +79,7 @@ class Events:
                 "gated": [spec.name for spec in bundle.inputs],
             }
         )
+        return text, Place(model=model)
 
     def tick(self, place: Place) -> tuple[str, Place]:
         """What is new since ``place``, and the place after it."""
@@ -80,7 +88,7 @@ class Events:
         rows = view.rows(place.row)
         end = rows[-1].number + 1 if rows else place.row
         faults = [told for told in view.faults if told.number >= place.fault]
-        health = view.health()
+        health, guard = view.health(), view.guard
         start_s = view.start_s or 0.0
         small = {
             "decisions": end,
@@ -90,7 +98,7 @@ class Events:
                 name: {"state": state, "why": why, "used": used}
                 for name, (state, why, used) in view.states().items()
             },
-            "board": "" if view.guard is None else view.guard.in_words(),
+            "board": "" if guard is None else guard.in_words(),
             "drops": dict(view.drops()),
             "rows": [_row(row, start_s) for row in rows],
             "faults": [_fault(told) for told in faults],
@@ -102,6 +110,7 @@ class Events:
             end,
             faults[-1].number + 1 if faults else place.fault,
             moment,
+            place.model,
         )
 
     def _newest(self) -> tuple[Moment | None, str]:
@@ -115,11 +124,11 @@ class Events:
             return self._moment, self._packed
 
     def _pack(self, moment: Moment) -> dict[str, Any]:
-        view, specs = self._view, find_inputs(self._view.bundle.inputs)
-        prediction = moment.prediction
+        prediction, bundle = moment.prediction, moment.bundle
+        specs = find_inputs(bundle.inputs)
         return {
-            "decision": _decision(prediction, view.bundle.labels, view.start_s or 0.0),
-            "gate": _gate(prediction, view.bundle.inputs),
+            "decision": _decision(prediction, bundle.labels, self._view.start_s or 0.0),
+            "gate": _gate(prediction, bundle.inputs),
             "picture": _picture(moment.frame, specs.get("camera"), prediction),
             "sound": _sound(moment.sound, specs.get("microphone"), prediction),
         }

@@ -53,7 +53,8 @@ class _Run(Collector):
         info = GaugeMetricFamily(
             "mla_edge_info", "What runs; always 1.", labels=("bundle", "runs_on", "version")
         )
-        info.add_metric((view.bundle.name, view.runs_on, mla_edge.__version__), 1)
+        model = view.model
+        info.add_metric((model.bundle.name, model.runs_on, mla_edge.__version__), 1)
         yield info
         decisions = CounterMetricFamily(
             "mla_edge_decisions", "Decisions made.", labels=("tier", "mode", "reason")
@@ -81,12 +82,13 @@ class _Run(Collector):
         yield drops
         yield from self._audits()
         yield from self._states()
-        if view.guard is not None:
-            yield from _rung(view.guard)
+        guard = view.guard
+        if guard is not None:
+            yield from _rung(guard)
         yield from _machine()
 
     def _audits(self) -> Iterator[Metric]:
-        auditor = self._view.auditor
+        auditor = self._view.model.auditor
         if auditor is None:
             return
         audits = CounterMetricFamily(

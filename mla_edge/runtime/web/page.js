@@ -126,6 +126,7 @@ function showDecision(decision) {
     item.append(element("span"), track, element("span"));
     list.append(item);
   }
+  while (list.children.length > decision.best.length) list.lastElementChild.remove();
   decision.best.forEach(([label, share], number) => {
     const [name, track, figure] = list.children[number].children;
     name.textContent = label;

@@ -255,10 +255,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self._send_headers("text/event-stream")
             self.end_headers()
-            self._tell("hello", self.server.events.hello(), retry=True)
-            place = Place()
+            events, place = self.server.events, Place()
             while not self.server.ending.is_set():
-                text, place = self.server.events.tick(place)
+                text, place = events.hello(place)
+                if text:  # at first, and after each reload
+                    self._tell("hello", text, retry=True)
+                text, place = events.tick(place)
                 self._tell("tick", text)
                 self.server.ending.wait(PERIOD_S)
             self._tell("end", "{}")

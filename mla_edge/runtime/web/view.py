@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Callable, Mapping, NamedTuple
 
-from mla_edge.runtime.auditing import Auditor
+from mla_edge.bundle import Bundle
 from mla_edge.runtime.guard import Guard
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.reloading import ReloadingModel
@@ -47,9 +47,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Moment:
-    """A decision, and what was newest when it was made."""
+    """A decision, which bundle made it, and what was newest when it did."""
 
     prediction: Prediction
+    bundle: Bundle
     frame: Frame | None
     sound: Sound | None
 
@@ -97,9 +98,6 @@ class View:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing seen yet of a run of ``model``; ``rate_hz`` is its pace, where it has one."""
-        self.bundle = model.bundle
-        self.runs_on = model.runs_on
-        self.guard = model.guard if isinstance(model.guard, Guard) else None
         self._model = model
         self.decisions = 0
         self.newest: Moment | None = None
@@ -118,9 +116,16 @@ class View:
         self._specs = find_inputs(model.bundle.inputs)
 
     @property
-    def auditor(self) -> Auditor | None:
-        """What audits the model that decides, if anything does."""
-        return self._model.auditor
+    def model(self) -> FusedModel:
+        """The model that decides, which a reload replaces by another."""
+        model = self._model
+        return model.model if isinstance(model, ReloadingModel) else model
+
+    @property
+    def guard(self) -> Guard | None:
+        """What may hold its last tier back."""
+        guard = self._model.guard
+        return guard if isinstance(guard, Guard) else None
 
     def look(self, somebody: bool) -> None:
         """Say whether somebody looks; without, decisions come without GATE and attention."""
@@ -139,7 +144,7 @@ class View:
         return tap(source, see)
 
     def add(self, prediction: Prediction) -> None:
-        """Take a decision into account."""
+        """Take a decision into account, before the next one is made."""
         frame, sound = self._signals.get("camera"), self._signals.get("microphone")
         row = Row(
             self.decisions,
@@ -153,6 +158,7 @@ class View:
         self._rows[row.number % ROWS] = row
         self.newest = Moment(
             prediction,
+            self.model.bundle,
             frame if isinstance(frame, Frame) else None,
             sound if isinstance(sound, Sound) else None,
         )
@@ -178,7 +184,7 @@ class View:
         end = self.decisions
         for number in range(max(first, end - ROWS), end):
             row = self._rows[number % ROWS]
-            if row is not None and row.number >= number:  # else a later one took its place
+            if row is not None and row.number == number:  # else a later one took its place
                 kept.append(row)
         return kept
 
