@@ -93,8 +93,9 @@ class LiveMicrophone:
             if self._opened:
                 restart_portaudio()
             device = find_device(self._source)
-            # From now on by its name: an index may be another device after a restart.
-            if self._source != "default":
+            # From now on by its name: an index may be another device after a restart. Words
+            # stay, for PortAudio's name holds the card's number, which may change.
+            if self._source.isdigit():
                 self._source = device["name"]
             try:
                 stream = self._start(device["index"], self._rate_hz)
