@@ -8,7 +8,6 @@ from typing import Callable, Generic, TypeVar
 
 from mla_edge.errors import CaptureEnded, CaptureError, CaptureTimeout
 
-DELAYS_S = (0.5, 5.0)  # the first and the longest
 JOIN_S = 1.5  # how long close() waits for a stalled device; its daemon thread may outlive it
 EXIT_S = 2.0  # how much longer the end of the program does
 
@@ -18,9 +17,9 @@ Device = TypeVar("Device")
 class Keeper(Generic[Device]):
     """Runs ``pump(device, closing)`` on a thread, over and over until closed.
 
-    ``pump`` returns when ``closing`` is set, raises CaptureError when the device is lost (it is
-    opened again after the first of ``delays_s``, then twice as long, up to the second), and
-    CaptureEnded when there is no more.
+    ``pump`` returns when ``closing`` is set, raises CaptureError when the device is lost, and
+    CaptureEnded when there is no more. A lost device is opened again after the first of
+    ``delays_s``, then twice as long, up to the second; only when that is ``worth_trying``.
     """
 
     def __init__(
@@ -30,7 +29,8 @@ class Keeper(Generic[Device]):
         pump: Callable[[Device, threading.Event], None],
         close_device: Callable[[Device], None],
         *,
-        delays_s: tuple[float, float] = DELAYS_S,
+        delays_s: tuple[float, float],
+        worth_trying: Callable[[], bool] = lambda: True,
     ) -> None:
         """Nothing is opened before ``start``."""
         self.news = threading.Condition()  # notified when something came, or nothing ever will
@@ -40,6 +40,7 @@ class Keeper(Generic[Device]):
         self._pump = pump
         self._close_device = close_device
         self._delays_s = delays_s
+        self._worth_trying = worth_trying
         self._fault: CaptureError | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -118,9 +119,10 @@ class Keeper(Generic[Device]):
         """The device, opened again; None when ``close`` was called first."""
         delay_s, longest_s = self._delays_s
         while not self._closing.wait(delay_s):
-            try:
-                return self._open_device()
-            except CaptureError as error:
-                self._fault = error
+            if self._worth_trying():
+                try:
+                    return self._open_device()
+                except CaptureError as error:
+                    self._fault = error
             delay_s = min(2 * delay_s, longest_s)
         return None

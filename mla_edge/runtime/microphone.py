@@ -12,6 +12,7 @@ from mla_edge.errors import CaptureError, MissingDependency
 from mla_edge.preprocess import refit
 from mla_edge.runtime.keeper import Keeper
 from mla_edge.runtime.ring import SoundRing
+from mla_edge.runtime.sound_search import LOOK_S, SoundSearch
 from mla_edge.signals import Sound
 
 try:
@@ -59,7 +60,14 @@ class LiveMicrophone:
         self._ring: SoundRing | None = None  # while the device gives
         self._blocks = 0  # heard so far
         self._opened = False
-        self._keeper = Keeper(f"microphone {source}", self._open, self._watch, self._stop)
+        self._keeper = Keeper(
+            f"microphone {source}",
+            self._open,
+            self._watch,
+            self._stop,
+            delays_s=(LOOK_S, LOOK_S),
+            worth_trying=SoundSearch().due,
+        )
         self._keeper.start()
 
     def read(self, timeout_s: float) -> Sound:
@@ -87,8 +95,9 @@ class LiveMicrophone:
             if self._opened:
                 restart_portaudio()
             device = find_device(self._source)
-            # From now on by its name: an index may be another device after a restart.
-            if self._source != "default":
+            # From now on by its name: an index may be another device after a restart. Words
+            # stay, for PortAudio's name holds the card's number, which may change.
+            if self._source.isdigit():
                 self._source = device["name"]
             try:
                 stream = self._start(device["index"], self._rate_hz)

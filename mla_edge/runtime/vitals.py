@@ -27,6 +27,7 @@ DARK = 6  # of 255; a covered sensor is below it in nearly every pixel, noise in
 DARK_SHARE = 0.99
 LIMIT = 0.999  # of full scale
 LIMIT_SHARE = 0.02  # of the samples; a loud word has fewer
+STUCK = {FROZEN, REPEATING}
 BUFFERS = 8  # pictures that a driver may give in turn; OpenCV asks V4L2 for 4
 REPEATS = 3  # in a window of sound, at least
 ANCHOR = 8  # samples in a row that noise hardly ever makes twice
@@ -47,13 +48,15 @@ class Vitals:
         self.finding = ""  # of SUSPECT, once it has lasted
         self._kind = ""
         self._since_s = 0.0
-        self._before: deque[bytes] = deque(maxlen=BUFFERS)  # what was seen, newest last
+        self._before: deque[bytes] = deque(maxlen=BUFFERS)  # different ones, newest last
+        self._in_a_row = 0  # how often the newest came, of those that came before
 
     def look(self, signal: Signal) -> None:
         """Take ``signal`` into account, and settle ``finding``."""
         kind = self._kind_of(signal)
-        if kind != self._kind:
-            self._kind, self._since_s = kind, signal.time_s
+        if kind != self._kind and not {kind, self._kind} <= STUCK:
+            self._since_s = signal.time_s
+        self._kind = kind
         lasted_s = signal.time_s - self._since_s
         self.finding = kind if kind and lasted_s >= PATIENCE_S else ""
 
@@ -66,13 +69,20 @@ class Vitals:
             seen = signal.image[::STRIDE, ::STRIDE]
         else:
             seen = signal.frames[-1, ::4, ::4]  # it is small already
-        key, before = seen.tobytes(), list(self._before)
-        self._before.append(key)
+        key = seen.tobytes()
+        is_known = key in self._before
+        is_same = is_known and key == self._before[-1]
+        if not is_same:
+            self._before.append(key)
         if np.count_nonzero(seen < DARK) >= DARK_SHARE * seen.size:
             return BLACK
-        if before and key == before[-1]:
-            return FROZEN
-        return REPEATING if key in before else ""
+        if not is_known:
+            return ""
+        if self._kind not in STUCK:
+            self._in_a_row = BUFFERS  # the first that comes again may be the one where it froze
+        else:
+            self._in_a_row = self._in_a_row + 1 if is_same else 1
+        return FROZEN if self._in_a_row >= BUFFERS else REPEATING
 
 
 def _kind_of_sound(samples: np.ndarray) -> str:

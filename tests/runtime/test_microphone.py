@@ -93,3 +93,57 @@ def test_a_microphone_that_is_gone_and_one_that_fails_are_explained():
         "the microphone USB does not start: Unanticipated host error"
     )
     assert gone.hint == failing.hint == list_microphones()
+
+
+class Card:
+    """PortAudio with one microphone, whose stream starts and gives nothing."""
+
+    def __init__(self, monkeypatch):
+        from mla_edge.runtime import microphone as microphones
+
+        self.name = ""
+        monkeypatch.setattr(sounddevice, "query_devices", self._query)
+        monkeypatch.setattr(microphones, "restart_portaudio", lambda: None)
+        monkeypatch.setattr(microphones.LiveMicrophone, "_start", lambda *_: self)
+        monkeypatch.setattr(microphones.Keeper, "start", lambda keeper: None)
+
+    def _query(self, wanted=None, kind=None):
+        device = {
+            "name": self.name,
+            "index": 3,
+            "default_samplerate": 48_000.0,
+            "max_input_channels": 1,
+        }
+        if kind is None:
+            return [device]
+        # As sounddevice: words in their order, in any case of letters.
+        if isinstance(wanted, str) and wanted.lower() not in self.name.lower():
+            raise ValueError(f"No input device matching {wanted!r}")
+        return device
+
+
+@pytest.mark.parametrize("source", ["usb audio", "default"])
+def test_a_microphone_that_comes_back_as_another_card_is_found_by_the_same_words(
+    monkeypatch, source
+):
+    from mla_edge.runtime.microphone import LiveMicrophone
+
+    card = Card(monkeypatch)
+    microphone = LiveMicrophone(source, rate_hz=8000, window_s=1)
+    card.name = "Yeti: USB Audio (hw:1,0)"
+    assert microphone._open() is card
+    card.name = "Yeti: USB Audio (hw:2,0)"
+    assert microphone._open() is card
+
+
+def test_an_index_is_used_once_for_another_card_may_have_it_later(monkeypatch):
+    from mla_edge.errors import CaptureError
+    from mla_edge.runtime.microphone import LiveMicrophone
+
+    card = Card(monkeypatch)
+    microphone = LiveMicrophone("3", rate_hz=8000, window_s=1)
+    card.name = "Yeti: USB Audio (hw:1,0)"
+    assert microphone._open() is card
+    card.name = "HDA Intel: ALC662 (hw:0,0)"
+    with pytest.raises(CaptureError, match="no microphone 'Yeti: USB Audio"):
+        microphone._open()

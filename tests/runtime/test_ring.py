@@ -8,6 +8,7 @@ import pytest
 from mla_edge.runtime.ring import DRIFT, SoundRing
 
 RATE = 1000
+LATE_S = np.random.default_rng(1).exponential(0.004, 9973)
 
 
 def ramp(start, count):
@@ -135,3 +136,64 @@ def test_readers_see_whole_windows_while_the_writer_writes():
         stop.set()
         writer.join()
     assert torn == 0
+
+
+def told_after(seconds, late_s, *, pace=1.0, lost_s=None):
+    """How much later than the truth the last sample is told to be, after each block of 20 ms.
+
+    ``late_s(number)`` is how late a block comes, ``lost_s(number)`` how much was lost before
+    it and told by nobody; the device runs at ``pace`` of its rate.
+    """
+    ring = SoundRing(RATE, window=10)
+    lost, wrong_s = 0.0, []
+    for number in range(round(seconds / 0.02)):
+        lost += lost_s(number) if lost_s else 0.0
+        true_s = 100 + lost + (20 * number + 19) / RATE / pace
+        ring.write(ramp(0, 20), true_s + late_s(number))
+        wrong_s.append(ring.latest()[1] - true_s)
+    return np.array(wrong_s)
+
+
+def busy(number):
+    """How late a machine with something else to do is, s."""
+    return LATE_S[number % len(LATE_S)]
+
+
+@pytest.mark.parametrize("early_s", [0.02, 0.09])
+def test_a_single_stamp_that_is_too_early_is_not_believed(early_s):
+    wrong_s = told_after(10, lambda number: -early_s if number == 100 else busy(number))
+    assert np.abs(wrong_s[50:]).max() < 0.01
+
+
+def test_a_first_stamp_that_is_too_early_is_forgotten():
+    wrong_s = told_after(10, lambda number: -0.09 if number == 0 else busy(number))
+    assert np.abs(wrong_s[150:]).max() < 0.01
+    assert wrong_s[1:].max() < 0.01
+
+
+@pytest.mark.parametrize("lost_s", [0.06, 0.6, 5.0])
+def test_lost_sound_that_nobody_told_of_makes_what_follows_no_older(lost_s):
+    wrong_s = told_after(60, busy, lost_s=lambda number: lost_s * (number == 500))
+    assert np.abs(wrong_s[50:500]).max() < 0.01
+    assert wrong_s[500] == pytest.approx(-lost_s, abs=0.01)
+    assert np.abs(wrong_s[500 + 150 :]).max() < 0.01  # 3 s later
+    assert wrong_s.max() < 0.01  # never newer than it is
+
+
+@pytest.mark.parametrize("pace", [1 - 3e-4, 1 + 3e-4, 1 - 2e-3])
+def test_a_device_far_from_its_rate_is_followed(pace):
+    wrong_s = told_after(1200, busy, pace=pace)[50:]  # the first block may be late
+    assert np.abs(wrong_s).max() < (0.01 if abs(1 - pace) < DRIFT else 0.07)
+
+
+@pytest.mark.parametrize(
+    "late_s",
+    [
+        lambda number: max(0.0, 3 - 0.02 * (number - 500)) if number >= 500 else 0.0,
+        lambda number: 0.05 * (number - 500) * 0.02 if 500 <= number < 900 else 0.0,
+        lambda number: 0.4 * (number % 50 / 50) if number >= 500 else 0.0,
+    ],
+    ids=["held up for 3 s", "ever later for 8 s", "late by more and by less"],
+)
+def test_a_busy_machine_makes_no_sound_newer_than_it_is(late_s):
+    assert told_after(30, late_s).max() < 0.01

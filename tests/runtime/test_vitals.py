@@ -90,6 +90,29 @@ def test_a_driver_that_gives_its_buffers_in_turn_is_repeating(buffers):
     assert found[-1] == ""
 
 
+@pytest.mark.parametrize("turn", ["AABB", "AAB", "ABB", "AABBCCDDEEFFGG"])
+def test_a_driver_that_gives_its_buffers_more_than_once_is_repeating_as_soon(turn):
+    kept = {name: noisy() for name in turn}
+    pictures = [noisy() for _ in range(30)] + [kept[name] for name in turn] * (300 // len(turn))
+    found = findings(frames([*pictures, noisy()], 1 / 30))
+    first = found.index("repeating")
+    assert first <= 30 + len(turn) + round(PATIENCE_S * 30) + 1
+    assert set(found[:first]) == {""}
+    assert set(found[first:-1]) == {"repeating"}
+    assert found[-1] == ""
+
+
+def test_buffers_in_turn_of_which_one_stays_become_frozen_in_the_end():
+    kept = [noisy(), noisy()]
+    found = findings(frames(kept * 20 + kept[:1] * 40))
+    assert (found[39], found[-1]) == ("repeating", "frozen")
+
+
+def test_a_driver_that_stays_at_one_of_its_last_buffers_is_frozen():
+    pictures = [noisy() for _ in range(10)]
+    assert set(findings(frames([*pictures, *pictures[7:8] * 40]))) == {"", "frozen"}
+
+
 @pytest.mark.parametrize("period", [1, 7, 160, 266])  # of 800 samples; 1 is one value for ever
 def test_sound_of_a_stuck_buffer_is_repeating(period):
     stream = np.concatenate([talk(), np.tile(talk()[:period], 4000 // period + 1)])
