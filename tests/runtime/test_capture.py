@@ -100,7 +100,7 @@ class Flaky:
 
 
 def keep(flaky):
-    flaky.keeper = Keeper("it", flaky.open, flaky.pump, flaky.close)
+    flaky.keeper = Keeper("it", flaky.open, flaky.pump, flaky.close, delays_s=(0.5, 5.0))
     flaky.keeper.start()
     return flaky.keeper
 
@@ -137,7 +137,13 @@ def test_closing_while_it_waits_to_reopen_is_quick_and_twice_is_once():
 
 def test_a_stalled_device_does_not_hold_up_close():
     stall = threading.Event()
-    keeper = Keeper("it", lambda: None, lambda _, closing: stall.wait(10), lambda _: None)
+    keeper = Keeper(
+        "it",
+        lambda: None,
+        lambda _, closing: stall.wait(10),
+        lambda _: None,
+        delays_s=(0.5, 5.0),
+    )
     keeper.start()
     started_s = time.monotonic()
     keeper.close()
