@@ -20,8 +20,8 @@ from browser import CHROMIUM, DRIVER, open_browser  # noqa: E402
 OUT = ROOT / "docs" / "pictures"
 SOURCE = "sim://digits?gap_s=2&noise_db=20"
 SCREENS = {
-    "watch-desktop.png": (1280, 860, "dark", 1, False),
-    "watch-phone.png": (390, 844, "light", 2, True),
+    "watch-desktop.png": (1280, 1000, "dark", 1, False),
+    "watch-phone.png": (390, 844, "light", 1, True),
 }
 SEEN = (
     "last && last.picture && last.sound && rows.length > 600"
