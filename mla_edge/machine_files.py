@@ -40,10 +40,10 @@ def nvidia_gpu(root: Path) -> str:
     found = [re.search(r"^Model:\s*(.+?)\s*$", read(root, str(path.relative_to(root))), re.M)
              for path in sorted(told)]  # fmt: skip
     parts = [match.group(1) for match in found if match]
-    driver = re.search(
+    release = re.search(
         r"Kernel Module.*?\s(\d[\d.]+)\s", read(root, "proc/driver/nvidia/version")
     )
-    return ", ".join([*parts, *([f"driver {driver.group(1)}"] if driver else [])])
+    return ", ".join([*parts, *([f"driver {release.group(1)}"] if release else [])])
 
 
 def packages(root: Path) -> dict[str, str]:
