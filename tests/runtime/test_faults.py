@@ -39,7 +39,7 @@ WARMING = 56  # each kind four times
 MAX_AGE_MS = 60.0
 PATIENCE_S = 0.03  # for what a sensor gives that can be no sensor's; 2 s otherwise
 RETRIES_S = (0.01, 0.04)
-LATE_S = 5.0  # to tell it, or its end, on a busy machine; it takes some 0.1 s
+LATE_S = 20.0  # to tell it, or its end, on a busy machine; it takes some 0.1 s
 
 
 class Camera:
