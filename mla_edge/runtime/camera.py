@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from mla_edge.errors import CaptureEnded, CaptureError, ConfigError, MissingDependency
 from mla_edge.recordings import is_session
 from mla_edge.runtime import v4l2
 from mla_edge.runtime.capture import MEDIA_START_S
+from mla_edge.runtime.device_feed import DeviceFeed
 from mla_edge.runtime.keeper import Keeper
 from mla_edge.signals import Frame
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 OPEN_TIMEOUT_MS = 3000  # of a URL; OpenCV's default is 30 s
 READ_TIMEOUT_MS = 2000
 V4L2_TIMEOUT_S = 2  # of a stalled device; OpenCV's default is 10 s
-PROBED_FRAMES = 5  # so many decide whether a driver's stamps are of our clock
 PICTURE_FPS = 30.0
 # Where no camera is, OpenCV says so within some 12 ms, so asking often costs little.
 DELAYS_S = (0.1, 0.3)
@@ -159,60 +158,6 @@ class SteppedCamera:
         if not self._closed:
             self._closed = True
             self._feed.release()
-
-
-class DeviceFeed:
-    """Pictures of a device or network camera, stamped when they arrive."""
-
-    def __init__(self, name: str, capture: Any, *, kernel_clock: bool = False) -> None:
-        """Read the cv2.VideoCapture; ``kernel_clock`` where the driver stamps its frames."""
-        self._name = name
-        self._capture = capture
-        # None while it is not known: the first frames tell whether the stamps are of our clock.
-        self._trusts_stamps: bool | None = None if kernel_clock else False
-        self._untrusted = 0
-        self._stamp_s = -math.inf
-
-    def grab(self) -> float:
-        """Wait for the next picture."""
-        if not self._capture.grab():
-            raise CaptureError(
-                f"{self._name} stopped giving frames",
-                hint="check its cable or network",
-            )
-        now_s = time.monotonic()
-        if self._trusts_stamps is not False:
-            stamp_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
-            if self._trusts_stamps is None:
-                self._weigh(stamp_s, now_s)
-            # One that is ahead of time, or missing, says nothing: then arrival is the truth.
-            # An old one is true: after a stall the driver still gives what it had buffered.
-            if self._trusts_stamps and 0 < stamp_s <= now_s:
-                if stamp_s <= self._stamp_s:
-                    raise CaptureError(
-                        f"{self._name} repeats its last frame", hint="plug it in again"
-                    )
-                self._stamp_s = stamp_s
-                return stamp_s
-        return now_s
-
-    def _weigh(self, stamp_s: float, now_s: float) -> None:
-        """Trust the driver's stamps if one of the first is of the last second of our clock."""
-        if now_s - 1 < stamp_s <= now_s:
-            self._trusts_stamps = True
-            return
-        self._untrusted += 1
-        if self._untrusted == PROBED_FRAMES:
-            self._trusts_stamps = False
-
-    def retrieve(self, spare: np.ndarray | None) -> np.ndarray | None:
-        """The picture, BGR."""
-        good, picture = self._capture.retrieve(spare)
-        return picture if good else None
-
-    def release(self) -> None:
-        """Let go of the device."""
-        self._capture.release()
 
 
 class VideoFeed:

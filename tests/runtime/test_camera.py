@@ -382,7 +382,7 @@ def aged(seconds):
 
 
 def ages(*stamps):
-    from mla_edge.runtime.camera import DeviceFeed
+    from mla_edge.runtime.device_feed import DeviceFeed
 
     feed = DeviceFeed("camera", StampedCapture(*stamps), kernel_clock=True)
     return [time.monotonic() - feed.grab() for _ in stamps]
@@ -391,13 +391,41 @@ def ages(*stamps):
 def test_frames_that_were_buffered_during_a_stall_keep_their_age(monkeypatch):
     now_s = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
-    from mla_edge.runtime.camera import DeviceFeed
+    from mla_edge.runtime.device_feed import DeviceFeed
 
     stamps = [lambda: 999.97, lambda: 1000.03, lambda: 1000.06, lambda: 1003.99]
     feed = DeviceFeed("camera", StampedCapture(*stamps), kernel_clock=True)
     assert feed.grab() == pytest.approx(999.97)
     now_s = 1004.0  # the process was held up for 4 s
     assert [feed.grab() for _ in range(3)] == pytest.approx([1000.03, 1000.06, 1003.99])
+
+
+def test_a_device_whose_pictures_cannot_be_decoded_is_opened_anew(monkeypatch):
+    """FFmpeg may stay so behind a picture that was cut, and grabs well meanwhile."""
+    now_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    from mla_edge.runtime.device_feed import DAMAGED_S, DeviceFeed
+
+    picture = np.zeros((2, 2, 3), np.uint8)
+    given = iter([picture, None, None, picture, None, None, None])
+
+    class Capture:
+        def retrieve(self, spare):
+            found = next(given)
+            return found is not None, found
+
+    feed = DeviceFeed("camera", Capture())
+    assert feed.retrieve(None) is picture
+    assert feed.retrieve(None) is None
+    now_s += 0.9 * DAMAGED_S
+    assert feed.retrieve(None) is None
+    assert feed.retrieve(None) is picture  # one that is well in between begins anew
+    assert feed.retrieve(None) is None
+    now_s += 0.9 * DAMAGED_S
+    assert feed.retrieve(None) is None
+    now_s += 0.2 * DAMAGED_S
+    with pytest.raises(CaptureError, match="cannot be decoded"):
+        feed.retrieve(None)
 
 
 def test_a_driver_with_another_clock_is_never_believed():
