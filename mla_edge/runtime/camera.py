@@ -13,7 +13,6 @@ from mla_edge.errors import CaptureEnded, CaptureError, ConfigError, MissingDepe
 from mla_edge.recordings import is_session
 from mla_edge.runtime import v4l2
 from mla_edge.runtime.capture import MEDIA_START_S
-from mla_edge.runtime.device_feed import DeviceFeed
 from mla_edge.runtime.keeper import Keeper
 from mla_edge.signals import Frame
 
@@ -23,6 +22,7 @@ except ImportError as error:
     raise MissingDependency(
         "OpenCV is not installed", hint="pip install 'mla-edge[run]'"
     ) from error
+from mla_edge.runtime.device_feed import DeviceFeed  # needs OpenCV too
 
 if TYPE_CHECKING:
     import threading
