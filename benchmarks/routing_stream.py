@@ -12,8 +12,9 @@ possible. Every way decides every tick, in turns of 50, each with engines of its
 * routed, and the last decision reused while nothing changes, for --reuse-ms at most.
 
 Processor time is that of the whole decisions by the operating system's account; drawing the
-pictures is not in it. An event that always-full labels right is late where a way says that
-label more than 200 ms after it did, and missed where it never does while the event lasts.
+pictures is not in it, nor copying each just before, as reading a camera does. An event that
+always-full labels right is late where a way says that label more than 200 ms after it did, and
+missed where it never does while the event lasts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mla_edge.exporter.policy import NEVER
 from mla_edge.runtime.loading import Parts, open_model
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import UNCHANGED, CascadeRouter
-from mla_edge.signals import NOTHING, Sample
+from mla_edge.signals import NOTHING, Frame, Sample, Sound
 from mla_edge.simulator.schedule import Event, Schedule
 from mla_edge.simulator.speech import RATE_HZ, SpeechBank
 
@@ -57,12 +58,29 @@ class Way:
 
     def infer(self, sample: Sample, clock: Callable[[], float]) -> None:
         """Decide, and note it."""
+        sample = just_read(sample)
         began = time.process_time()
         found = self.model.infer(sample, clock=clock)
         self.seconds += time.process_time() - began
         self.said.append((max(found.capture_time_s.values()), found.label))
         self.unchanged += found.reason == UNCHANGED
         self.full += found.tier == "full" and found.reason != UNCHANGED
+
+
+def just_read(sample: Sample) -> Sample:
+    """``sample`` in memory that was written a moment ago, as ``read`` of a device gives it.
+
+    There the thread that decides has turned the picture to RGB just before. Those that were
+    kept for a turn have left the processor's caches.
+    """
+    copies = {
+        name: replace(signal, image=signal.image.copy())
+        if isinstance(signal, Frame)
+        else replace(signal, samples=signal.samples.copy())
+        for name, signal in sample.signals.items()
+        if isinstance(signal, (Frame, Sound))
+    }
+    return replace(sample, signals={**sample.signals, **copies})
 
 
 class Turns:

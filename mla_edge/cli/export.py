@@ -151,6 +151,7 @@ def _summary(result: "ExportResult") -> Dict[str, Any]:
                 "exempt": len(tier["tensorrt"]["exempt"]),
                 "left_in_float": tier["left_in_float"],
                 "dla": _without_nodes(tier["dla"]),
+                "shares": tier["shares"],
                 "goal": tier["goal"],
             }
             for tier in report["tiers"]
@@ -189,6 +190,7 @@ def _words(result: "ExportResult", shown: Dict[str, Any], request: "ExportReques
             f"{-max(drops.values()) + 0.0:+.2f} points, TensorRT: {tier['tensorrt']}"
             + _exempt_words(tier["exempt"])
         )
+        lines += _shares_words(tier["shares"])
         lines += _goal_words(tier["goal"])
         for form, layers in tier["left_in_float"].items():
             lines.append(f"    {form}: INT8 broke {', '.join(layers)}, left in float")
@@ -226,6 +228,22 @@ def _score_words(mode: Dict[str, Any]) -> str:
 
 def _exempt_words(count: int) -> str:
     return f", {count} layer{'s' if count > 1 else ''} exempt from INT8" if count else ""
+
+
+def _shares_words(shares: Optional[Dict[str, Any]]) -> List[str]:
+    """Whether the recipe's shares made the tier faster."""
+    if not shares:
+        return []
+    lines = []
+    if shares["kept"]:
+        ratio = shares["whole_ms"] / shares["ms"]
+        lines.append(
+            f"    pruned by the recipe's shares: {ratio:.2f} times faster here, one thread"
+        )
+    if shares["rolled_back"]:
+        idle = ", ".join(cut["what"] for cut in shares["rolled_back"])
+        lines.append(f"    rolled back, for it made nothing faster here: {idle}")
+    return lines
 
 
 def _goal_words(goal: Optional[Dict[str, Any]]) -> List[str]:

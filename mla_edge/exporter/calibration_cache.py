@@ -22,9 +22,12 @@ from mla_edge.profiles import load_profile
 
 
 def ranges_of_network(
-    ref: str, data: Path, recipe_name: str
+    ref: str, data: Path, recipe_name: str, *, ranges_only: bool = False
 ) -> Iterator[tuple[Network, str, dict[str, Any]]]:
-    """For every tier an entry of INT8 ranges made with the real samples in ``data``."""
+    """For every tier an entry of INT8 ranges made with the real samples in ``data``.
+
+    With corrected biases and rounded weights where they are better, unless ``ranges_only``.
+    """
     recipe, network = load_recipe(recipe_name), load_network(ref, data=data)
     check_tiers(recipe, recipe_name, [part.tier.name for part in network.tiers])
     calibration = load_calibration(load_calibration_spec(recipe.calibration), network)
@@ -43,7 +46,8 @@ def ranges_of_network(
     for part in network.tiers:
         graph = make_float_graphs(job, part) / "float.onnx"
         tune = tune_feeds(job, part, TUNE_SAMPLES)
-        ranges = calibrate_by_tensor(graph, calibration_feeds(job, part), tune).to_json()
+        feeds = calibration_feeds(job, part)
+        ranges = calibrate_by_tensor(graph, feeds, tune, ranges_only=ranges_only).to_json()
         how, source = (
             recipe.tier(part.tier.name),
             f"real data, {len(calibration.calibrate)} samples",
@@ -60,10 +64,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("network", help="digits, package.module:function or file.py:function")
     parser.add_argument("--data", type=Path, required=True, help="folder with the real data")
     parser.add_argument("--recipe", default="default", help="a name in export/, or a path")
+    parser.add_argument(
+        "--ranges-only",
+        action="store_true",
+        help="no corrected biases and no rounded weights, which are as many as the weights",
+    )
     parser.add_argument("--out", type=Path, default=content_dir("calibration"))
     options = parser.parse_args(arguments)
     try:
-        made = ranges_of_network(options.network, options.data, options.recipe)
+        made = ranges_of_network(
+            options.network, options.data, options.recipe, ranges_only=options.ranges_only
+        )
         for network, tier, entry in made:
             path = write_ranges(options.out, network, tier, [entry])
             sys.stdout.write(f"{path}\n")

@@ -56,7 +56,7 @@ def make_float_graphs(job: Job, part: TierNetwork) -> Path:
     """
     steps, name = job.steps, part.tier.name
     how = job.recipe.tier(name)
-    student = _takes_student(part, how)
+    student = takes_student(part, how)
     shrinks = not student and _shrinks(how)
     half = job.precision == "fp16" or mixes(job, name)
     opset = SOURCE_OPSET if how.weights else int(job.profile.opset or 0)
@@ -110,7 +110,7 @@ def float_module(job: Job, part: TierNetwork, graphs: Path) -> torch.nn.Module:
     """The module behind the tier's float ``graphs``: pruned and taught as they are."""
     how, taught = job.recipe.tier(part.tier.name), graphs / _WEIGHTS
     part = without_adapters(part)
-    if _takes_student(part, how):
+    if takes_student(part, how):
         return part.modules[-1]
     if not _shrinks(how):
         return part.module
@@ -222,7 +222,7 @@ def _shrinks(how: TierRecipe) -> bool:
     return bool(how.shares or how.widths or how.sparsity)
 
 
-def _takes_student(part: TierNetwork, how: TierRecipe) -> bool:
+def takes_student(part: TierNetwork, how: TierRecipe) -> bool:
     """Not with sparsity, which thins the tier itself."""
     return how.student and part.student is not None and not how.sparsity
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RANGES = "ranges.json"
 FROZEN = "frozen_ranges.json"  # beside a float graph that has learned with these ranges
-_SLOWER = 1.1  # an INT8 graph may be this much slower than float before float is taken
+SLOWER = 1.1  # an INT8 graph may be this much slower than float before float is taken
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def choose_cpu_graph(
             entry = job.cache.store(key, make)
     taken = json.loads((entry / "cpu_ms.json").read_text(encoding="utf-8"))
     smaller = pair["int8"].stat().st_size < pair["fp32"].stat().st_size
-    form = "int8" if smaller and taken["int8"] <= taken["fp32"] * _SLOWER else "fp32"
+    form = "int8" if smaller and taken["int8"] <= taken["fp32"] * SLOWER else "fp32"
     return pair[form], form, taken
 
 

@@ -46,9 +46,15 @@ Choice = Mapping[str, str]  # the calibrator of each tensor
 
 
 def calibrate_by_tensor(
-    graph: Path, samples: Sequence[Tensors], tune: Sequence[Tensors]
+    graph: Path,
+    samples: Sequence[Tensors],
+    tune: Sequence[Tensors],
+    *,
+    ranges_only: bool = False,
 ) -> Ranges:
     """Ranges, biases and rounded weights for the float ``graph``: what was best on ``tune``.
+
+    ``ranges_only`` leaves biases and weights as they are.
 
     ``samples`` set the ranges, as those of `quantization.calibrate` do. ``tried`` of the
     result tells of every attempt how far its logits were off.
@@ -63,9 +69,11 @@ def calibrate_by_tensor(
         for tensor, histogram in seen.items()
     }
     errors = measure_layers(model, layers, candidates, samples[:LAYER_SAMPLES])
-    constants = {tensor.name for tensor in model.graph.initializer}
-    runs = run_with(model, sorted({layer.source for layer in layers}), samples)
-    whole = round_together(layers, runs, constants)
+    whole: Mapping[str, Rounding] | None = None
+    if not ranges_only:
+        constants = {tensor.name for tensor in model.graph.initializer}
+        runs = run_with(model, sorted({layer.source for layer in layers}), samples)
+        whole = round_together(layers, runs, constants)
     plain = Ranges(structure_of(layers), BY_TENSOR, len(samples), {})
     trial = _Trial(graph, tune[:TUNE_SAMPLES])
     places: dict[str, Range] = {}
@@ -87,11 +95,14 @@ def _best(  # noqa: PLR0913 - what was measured, and where it is tried
     layers: Sequence[Layer],
     candidates: Mapping[str, Mapping[str, Range]],
     errors: LayerErrors,
-    whole: Mapping[str, Rounding],
+    whole: Mapping[str, Rounding] | None,
     plain: Ranges,
     style: str,
 ) -> tuple[Ranges, list[dict[str, Any]]]:
-    """What to take for one style, and all that was tried, the attempt that was kept marked."""
+    """What to take for one style, and all that was tried, the attempt that was kept marked.
+
+    Without ``whole``, the rounded weights, neither they nor biases are tried.
+    """
     choices: dict[str, Choice] = {name: dict.fromkeys(candidates, name) for name in _FOR_ALL}
     choices[BY_TENSOR] = {
         tensor: min(CALIBRATORS, key=lambda name: errors.noise[style, name, tensor])
@@ -107,8 +118,11 @@ def _best(  # noqa: PLR0913 - what was measured, and where it is tried
         if trial.gains(found[name], found[kept]):
             kept = name
     choice, chosen = choices[kept], made[kept]
-    rows = {style: {name: encode_rounding(r.whole) for name, r in whole.items()}}
-    for name, rounded, steps in ((CORRECTED, {}, {}), (ROUNDED, whole, rows)):
+    further: list[tuple[str, Mapping[str, Rounding], Mapping[str, Mapping[str, str]]]] = []
+    if whole is not None:
+        rows = {style: {name: encode_rounding(r.whole) for name, r in whole.items()}}
+        further = [(CORRECTED, {}, {}), (ROUNDED, whole, rows)]
+    for name, rounded, steps in further:
         changes = _corrections(trial.graph, layers, errors, choice, style, rounded)
         made[name] = dataclasses.replace(
             chosen, corrections={style: changes} if changes else {}, roundings=steps

@@ -129,6 +129,9 @@ def attach_score(
     """
     score, misfit = _find(job)
     first = results[0]
+    whole = [r.name for r in results if r.shares and r.shares["rolled_back"]]
+    if score is not None and score.is_used and whole:
+        score, misfit = None, f"a share of {whole[0]} was rolled back, so it has other widths"
     if misfit:
         with job.steps.step("score", first.name):
             job.steps.note(f"none: {misfit}")

@@ -21,6 +21,7 @@ from mla_edge.exporter.latency_parts import make_parts
 from mla_edge.exporter.operators import check_operators
 from mla_edge.exporter.qat import hold_or_learn
 from mla_edge.exporter.sensitivity import LayerSensitivity, layer_table
+from mla_edge.exporter.shares import keep_what_pays
 from mla_edge.exporter.shrinking import Reached, check_reached, shrink_to_goal
 from mla_edge.exporter.tensorrt_check import BuildReport, verify_tensorrt
 from mla_edge.networks import TierNetwork
@@ -46,6 +47,7 @@ class TierResult:
     float_layers: Sequence[Mapping[str, Any]] = ()  # everything with weights that is not INT8
     sensitivity_of: str = ""  # the form that the table is of
     sensitivity: Sequence[LayerSensitivity] = ()  # of the layers in INT8, worst first
+    shares: Mapping[str, Any] | None = None  # of the recipe: whether they make it faster
     goal: Reached | None = None  # where the tier had one of latency
     qat: Mapping[str, Any] | None = None  # the fine-tune in INT8, where there was one
     parts: Path | None = None  # of the unpruned tier at each width, where they were asked for
@@ -83,6 +85,7 @@ class TierResult:
             "tensorrt": dataclasses.asdict(self.tensorrt),
             "dla": None if self.dla is None else dict(self.dla.facts),
             "qat": None if self.qat is None else dict(self.qat),
+            "shares": None if self.shares is None else dict(self.shares),
             "goal": None if self.goal is None else dict(self.goal.facts),
         }
 
@@ -94,6 +97,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
     goal: Reached | None = None
     if job.goal is not None and job.goal.tier == name:
         job, goal = shrink_to_goal(job, part, held)
+    job, shares = keep_what_pays(job, part)
     graphs = make_float_graphs(job, part)
     shrunk = json.loads((graphs / "shrunk.json").read_text(encoding="utf-8"))
     float_graph = graphs / "float.onnx"
@@ -154,6 +158,7 @@ def export_tier(job: Job, part: TierNetwork, held: HeldBack) -> TierResult:
         float_layers=floating,
         sensitivity_of=style,
         sensitivity=table,
+        shares=shares,
         goal=goal,
         qat=qat,
         parts=parts,

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Mapping
 
+import cv2
 import numpy as np
 
 from mla_edge.errors import ConfigError
@@ -35,16 +36,15 @@ class Look:
 
     values: np.ndarray
     far: float
-    has_gain: bool = False  # a factor on all values is the sensor's, not the scene's
+    total: float | None = None  # of all values, where a factor on them is the sensor's gain
 
     def same(self, other: Look) -> bool:
         """Whether ``other`` shows what this does."""
         if self.values.shape != other.values.shape:
             return False
         values = other.values
-        if self.has_gain:
-            mean = float(values.mean())
-            gain = float(self.values.mean()) / mean if mean > 0 else 1.0
+        if self.total is not None and other.total is not None:
+            gain = self.total / other.total if other.total > 0 else 1.0
             values = values * min(max(gain, _GAIN[0]), _GAIN[1])
         return float(np.abs(self.values - values).max(initial=0.0)) <= self.far
 
@@ -52,9 +52,11 @@ class Look:
 def look_at(signal: Signal) -> Look:
     """What to compare ``signal`` by; a reading of another sensor is compared as it is."""
     if isinstance(signal, Frame):
-        return Look(_blocks(signal.image), BRIGHTER, has_gain=True)
+        means = _blocks(signal.image)
+        return Look(means, BRIGHTER, float(means.sum()))
     if isinstance(signal, Clip):
-        return Look(np.stack([_blocks(f) for f in signal.frames]), BRIGHTER, has_gain=True)
+        means = np.stack([_blocks(frame) for frame in signal.frames])
+        return Look(means, BRIGHTER, float(means.sum()))
     if isinstance(signal, Sound):
         return Look(_levels_db(signal.samples, signal.rate_hz), LOUDER_DB)
     return Look(values_of(signal), 0.0)
@@ -109,28 +111,17 @@ def check_reuse(reuse_ms: float) -> None:
 def _blocks(picture: np.ndarray) -> np.ndarray:
     """Mean of each colour in the blocks of a grey or RGB picture, float32 [18, 32, colours].
 
-    Of 16 pixels of each, which takes 0.05 ms; all of them would take one. A picture that is
+    Of 16 pixels of each, which takes 0.015 ms; all of them would take one. A picture that is
     smaller than the blocks is taken as it is.
     """
-    colours = picture.shape[2] if picture.ndim == 3 else 1
-    rows, columns = (size // blocks for size, blocks in zip(picture.shape, _BLOCKS))
-    if not (rows and columns):
+    if picture.shape[0] < _BLOCKS[0] or picture.shape[1] < _BLOCKS[1]:
         return picture.astype(np.float32)
-    # Whole rows first: they lie together in memory. 16 x 255 is well within 16 bits.
-    lines = picture[: _BLOCKS[0] * rows].reshape(_BLOCKS[0], rows, -1)[:, _picked(rows)]
-    strips = np.add.reduce(lines, axis=1, dtype=np.uint16)
-    cells = strips[:, : _BLOCKS[1] * columns * colours].reshape(*_BLOCKS, columns, colours)
-    places = range(columns)[_picked(columns)]
-    sums = cells[:, :, places[0]].copy()
-    for place in places[1:]:
-        sums += cells[:, :, place]
-    return np.asarray(sums / np.float32(len(places) * lines.shape[1]), np.float32)
-
-
-def _picked(count: int) -> slice:
-    """``_PIXELS`` of ``count``, evenly, or all where there are no more."""
-    step = max(1, count // _PIXELS)
-    return slice(0, step * min(_PIXELS, count), step)
+    down, across = _BLOCKS
+    sparse = cv2.resize(
+        picture, (_PIXELS * across, _PIXELS * down), interpolation=cv2.INTER_NEAREST
+    )
+    means = cv2.resize(sparse, (across, down), interpolation=cv2.INTER_AREA)
+    return np.asarray(means, np.float32)
 
 
 def _levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:

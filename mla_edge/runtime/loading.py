@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Callable, Mapping
+from typing import TYPE_CHECKING, Callable, Mapping
 
 from mla_edge.bundle import Bundle, RouterPolicy
 from mla_edge.certificate import Certificate, identify, read_certificate
@@ -12,12 +12,14 @@ from mla_edge.engines import Engine
 from mla_edge.engines.opening import Opened, open_tiers
 from mla_edge.errors import BundleError, ConfigError
 from mla_edge.runtime.auditing import Auditor, check_rate
-from mla_edge.runtime.change import Memory
 from mla_edge.runtime.deadline import Deadline, check_deadline, measure_usual
 from mla_edge.runtime.guard import Restraint
 from mla_edge.runtime.model import FusedModel, Preprocess
 from mla_edge.runtime.routing import DWELL_TICKS, CascadeRouter, Router
 from mla_edge.runtime.threads import check_threads, profile_threads
+
+if TYPE_CHECKING:
+    from mla_edge.runtime.change import Memory
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,11 @@ class _Options:
             check_rate(audit_rate)
         self.deadline_ms, self.guard, self.audit_rate = deadline_ms, guard, audit_rate
         self.reuse_ms = reuse_ms or 0.0
-        self.memory = None if reuse_ms is None else Memory(reuse_ms)
+        self.memory: Memory | None = None
+        if reuse_ms is not None:
+            from mla_edge.runtime.change import Memory  # needs OpenCV
+
+            self.memory = Memory(reuse_ms)
 
 
 def _assemble(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from types import TracebackType
-from typing import Callable, Mapping
+from typing import TYPE_CHECKING, Callable, Mapping
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from mla_edge.bundle import Bundle
 from mla_edge.engines import Engine
 from mla_edge.errors import InferenceError
 from mla_edge.runtime.auditing import Auditor
-from mla_edge.runtime.change import Memory
 from mla_edge.runtime.deadline import Deadline
 from mla_edge.runtime.guard import Restraint
 from mla_edge.runtime.routing import (
@@ -32,6 +31,9 @@ from mla_edge.runtime.routing import (
 )
 from mla_edge.runtime.wiring import LOGITS, check_engines, check_solos
 from mla_edge.signals import GATE, SCORE, Prediction, Sample, Tensors, attention_of
+
+if TYPE_CHECKING:
+    from mla_edge.runtime.change import Memory
 
 Clock = Callable[[], float]
 Preprocess = Callable[..., Tensors]

@@ -49,6 +49,16 @@ def test_the_result_is_what_the_attempt_said(graph, found, held_back, tmp_path):
         )
 
 
+def test_ranges_only_are_the_same_ranges_and_nothing_else(graph, tensors, held_back, found):
+    made = calibrate_by_tensor(graph, tensors, held_back[0], ranges_only=True)
+    assert made.places == found.places
+    assert made.corrections == made.roundings == {}
+    for style in STYLES:
+        rows = {row["attempt"]: row["kept"] for row in made.tried[style]}
+        assert set(rows) == {BY_TENSOR, "max", "mse"}
+        assert sum(rows.values()) == 1
+
+
 def test_a_choice_that_is_worse_for_the_network_is_rolled_back(
     graph, tensors, held_back, monkeypatch
 ):

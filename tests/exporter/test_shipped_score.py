@@ -48,7 +48,7 @@ def notes(job):
     def of(**changes):
         said = []
         changed = SimpleNamespace(**{**vars(job), **changes}, steps=Steps(said.append))
-        results = [SimpleNamespace(name="lite"), SimpleNamespace(name="full")]
+        results = [SimpleNamespace(name=name, shares=None) for name in ("lite", "full")]
         assert attach_score(changed, results) == (results, None)
         assert find_score(changed) is None
         return [(event.step, event.tier, event.note) for event in said if event.note]
@@ -86,8 +86,21 @@ def test_a_score_that_would_not_route_is_not_missed():
     said = []
     job = make_job("digits", "default", LatencyGoal("full", speedup=1.5))
     job.steps = Steps(said.append)
-    assert attach_score(job, [SimpleNamespace(name="lite")])[1] is None
+    assert attach_score(job, [SimpleNamespace(name="lite", shares=None)])[1] is None
     assert said == []
+
+
+def test_a_score_is_not_for_a_tier_whose_share_was_rolled_back(job):
+    said = []
+    undone = {"rolled_back": [{"what": "15% of the inner channels"}]}
+    results = [
+        SimpleNamespace(name=name, shares=shares)
+        for name, shares in (("lite", None), ("full", undone))
+    ]
+    asked = SimpleNamespace(**vars(job), steps=Steps(said.append))
+    assert find_score(asked).is_used
+    assert attach_score(asked, results) == (results, None)
+    assert said[-1].note == "none: a share of full was rolled back, so it has other widths"
 
 
 def test_a_score_comes_back_from_its_file(job, tmp_path, monkeypatch):
