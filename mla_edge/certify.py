@@ -21,8 +21,12 @@ import numpy as np
 from mla_edge.errors import ConfigError
 
 POWER = 0.8  # of `units_needed`: the chance that so many units are enough
-THRESHOLDS = tuple(1.0 - float(miss) for miss in np.geomspace(1e-4, 0.75, 64))
-"""Of a confidence, from careful to bold: fixed here, so that no data has a say in them."""
+THRESHOLDS = tuple(1.0 - float(miss) for miss in np.geomspace(1e-7, 0.75, 112))
+"""Of a confidence, from careful to bold: fixed here, so that no data has a say in them.
+
+A temperature that was fitted where nearly all is right makes confidences crowd below 1: the
+most careful threshold has to be higher than where they do.
+"""
 
 _EXACT = 1e-9
 _RUNS, _RUNS_AT_ONCE = 8, 50  # of a simulation

@@ -132,14 +132,14 @@ def _claims(certificate: Optional[Certificate]) -> List[str]:
     lines = [f"certificate {certificate.id}, {tried} attempt{'s' if tried > 1 else ''}:"]
     for mode, each in certificate.modes.items():
         routed = (
-            f"from {each.threshold:.4f} on"
+            f"from {each.threshold:.7g} on"
             if each.pays
             else "full alone, routing would not pay"
         )
         lines.append(f"  {mode}: {routed}: {each.claim(mode)}")
         for rung in each.rungs if len(each.rungs) > 1 else ():
             lines.append(
-                f"    at most {rung.epsilon:g}: from {rung.threshold:.4f} on, keeps "
+                f"    at most {rung.epsilon:g}: from {rung.threshold:.7g} on, keeps "
                 f"{rung.kept:.1%}"
             )
     sessions = certificate.sessions

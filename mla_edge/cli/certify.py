@@ -286,7 +286,7 @@ def _words(outcome: "Outcome", dry_run: bool = False) -> List[str]:
             if rung is not None:
                 at = f"epsilon {tried.epsilon:g}: " if is_ladder else ""
                 lines.append(
-                    f"  {at}lite is kept from {rung.threshold:.4f} on, in {rung.kept:.1%} "
+                    f"  {at}lite is kept from {rung.threshold:.7g} on, in {rung.kept:.1%} "
                     f"of the units; {rung.losses} of {each.units} were lost, "
                     f"p = {rung.p_value:.2g}"
                 )

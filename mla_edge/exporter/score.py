@@ -8,8 +8,8 @@ often full is right where it contradicts, makes that the probability g.
 
 The head is fitted to TRAIN samples and judged on TUNE samples: on other samples of the same
 pictures, clips and takes it looks better than it is. There it must beat lite's confidence in
-normalised score by more than a standard error, in each mode by itself; where it does not, that
-mode routes by confidence.
+normalised score by more than two standard errors, in each mode by itself; where it does not,
+that mode routes by confidence.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mla_edge.exporter.policy import confidence, fit_temperature
 HIDDEN = 32
 _EPOCHS, _PATIENCE, _BATCH, _RATE, _DECAY, _DROPOUT = 80, 6, 128, 2e-3, 0.1, 0.2
 _RUNS = 2  # of which the one that is better on the samples for stopping is taken
+_SURE = 2.0  # standard errors by which it must win
 _RESAMPLES = 200
 _GRID = 64
 _FEWEST = 8  # samples that lite spoils; of fewer nothing can be said
@@ -253,7 +254,7 @@ def judge_score(head: ScoreHead, mode: Rows, *, seed: int = 0) -> ModeScore:
         if one is not None and other is not None:
             differences.append(one - other)
     error = float(np.std(differences)) if differences else math.inf
-    wins = ours is not None and theirs is not None and ours - theirs > error
+    wins = ours is not None and theirs is not None and ours - theirs > _SURE * error
     return ModeScore(
         LEARNED if wins else CONFIDENCE,
         grid_of(safe) if wins else (),
