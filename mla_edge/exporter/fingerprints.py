@@ -33,8 +33,7 @@ def code_fingerprint() -> str:
 
 def code_files() -> list[Path]:
     """Our own files that decide what an export gives: code, tables and the report's page."""
-    names = ("preprocess.py", "signals.py", "bundle.py", "golden.py")
-    files = [_PACKAGE / name for name in names]
+    files = sorted(_PACKAGE.glob("*.py"))
     for area in ("exporter", "engines", "networks"):
         for kind in ("*.py", "*.json", "*.j2"):
             files += sorted((_PACKAGE / area).glob(kind))

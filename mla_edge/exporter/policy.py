@@ -24,6 +24,9 @@ ALWAYS = 0.0  # keep the only tier's answer
 MAX_LOSS = 0.01
 DOUBT = 0.1
 _SPARED = 0.02  # of the samples that could be kept, given up for a more careful threshold
+# Those nearer to 1 are for certificates: where nearly all samples are easy, the share that is
+# given up would all go to a threshold that life does not ask for.
+_GRID = tuple(threshold for threshold in THRESHOLDS if threshold <= 0.9999)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def choose_mode(  # noqa: PLR0913 - what was measured in a mode, and what is all
     *,
     max_loss: float = MAX_LOSS,
     safe: np.ndarray | None = None,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float] = _GRID,
 ) -> ModeRouting:
     """The policy of one mode from its tune samples: logits by tier (cheapest first) and labels.
 
@@ -136,7 +139,7 @@ def choose_threshold(
     max_loss: float,
     *,
     safe: np.ndarray | None = None,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float] = _GRID,
 ) -> tuple[float, str]:
     """The threshold to use, and why none bolder than those tried is allowed."""
     count = len(labels)
