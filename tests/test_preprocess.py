@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -210,3 +213,18 @@ def test_a_signal_that_does_not_fit_is_refused_by_name(name, signal, message):
 def test_sound_that_is_not_finite_is_refused_at_another_rate_too():
     with pytest.raises(InferenceError, match="audio: has values that are not finite"):
         Preprocessor([AUDIO])(sounding([np.nan] * 400, 4000))
+
+
+@pytest.mark.parametrize("missing", ["cv2", "soxr"])
+def test_a_missing_library_is_named_with_its_fix(missing):
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from mla_edge.errors import MissingDependency\n"
+        "try:\n"
+        "    import mla_edge.preprocess\n"
+        "except MissingDependency as error:\n"
+        "    assert 'pip install' in error.hint, error.hint\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

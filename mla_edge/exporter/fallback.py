@@ -50,7 +50,10 @@ def hold_gate(
         lost = compare(job, part, graph, held, form).drop_points
         if lost <= job.max_drop:
             continue
-        found = _fewest(job, part, float_graph, graph, kept)
+        tuned = hold_back(job, "tune")
+        if not _holds(job, part, float_graph, tuned):
+            continue  # it was not INT8 that lost it
+        found = _fewest(job, part, float_graph, graph, kept, tuned)
         if found is not None:
             quantized, reasons = found
             cause = f"with all layers in INT8 {lost:.2f} points were lost; "
@@ -58,8 +61,21 @@ def hold_gate(
     return quantized, kept
 
 
-def _fewest(
-    job: Job, part: TierNetwork, float_graph: Path, graph: Path, kept: Kept
+def _holds(job: Job, part: TierNetwork, graph: Path, tuned: HeldBack) -> bool:
+    """Whether ``graph`` loses little enough on tune samples."""
+    samples = [{name: feed[name] for name in part.tier.inputs} for feed in tuned.feeds]
+    wanted = list(tuned.logits[part.tier.name])
+    lost = measure(wanted, graph, samples, tuned.labels.tolist()).drop_points
+    return lost <= job.max_drop * SHARE
+
+
+def _fewest(  # noqa: PLR0913 - a tier's graphs, what is float in others, and the samples
+    job: Job,
+    part: TierNetwork,
+    float_graph: Path,
+    graph: Path,
+    kept: Kept,
+    tuned: HeldBack,
 ) -> tuple[Path, dict[str, str]] | None:
     """The folder with the fewest layers of ``graph`` in float, and these; None: none helps."""
     form = graph.stem
@@ -69,15 +85,11 @@ def _fewest(
         row.layer: f"this one alone leaves {row.sqnr_db:.1f} dB, place {place} of {len(table)}"
         for place, row in enumerate(table, 1)
     }
-    tuned = hold_back(job, "tune")
-    samples = [{name: feed[name] for name in part.tier.inputs} for feed in tuned.feeds]
-    wanted, labels = list(tuned.logits[part.tier.name]), tuned.labels.tolist()
 
     def attempt(layers: Sequence[str]) -> Path | None:
         others: dict[str, Sequence[str]] = {key: list(names) for key, names in kept.items()}
         folder, _ = quantize_tier(job, part, float_graph, {**others, form: layers})
-        lost = measure(wanted, folder / f"{form}.onnx", samples, labels).drop_points
-        return folder if lost <= job.max_drop * SHARE else None
+        return folder if _holds(job, part, folder / f"{form}.onnx", tuned) else None
 
     fails, holds, best = 0, 1, None
     while holds <= len(order):

@@ -34,7 +34,7 @@ def code_fingerprint() -> str:
 def code_files() -> list[Path]:
     """Our own files that decide what an export gives: code, tables and the report's page."""
     files = sorted(_PACKAGE.glob("*.py"))
-    for area in ("exporter", "engines", "networks"):
+    for area in ("exporter", "engines", "networks", "simulator"):
         for kind in ("*.py", "*.json", "*.j2"):
             files += sorted((_PACKAGE / area).glob(kind))
     return files

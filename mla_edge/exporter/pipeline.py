@@ -45,7 +45,7 @@ from mla_edge.exporter.publishing import (
 from mla_edge.exporter.recipe import Recipe, check_tiers, choose_precision, load_recipe
 from mla_edge.exporter.refusal import refuse
 from mla_edge.exporter.routing import choose_policy
-from mla_edge.exporter.shipped_ranges import ranges_to_use
+from mla_edge.exporter.shipped_ranges import ranges_sha256
 from mla_edge.exporter.shipped_score import attach_score, score_sha256, tiers_of
 from mla_edge.exporter.solo import add_solos
 from mla_edge.exporter.steps import (
@@ -288,7 +288,7 @@ def hash_network(request: ExportRequest, plan: Plan) -> str:
 
 def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha256: str) -> str:
     """The sha256 over everything that decides what the bundle holds."""
-    ranges = ranges_to_use(plan.network, plan.recipe, plan.precision, plan.own_samples)
+    ranges = None if plan.own_samples else ranges_sha256(plan.network)
     return hash_of(
         base,
         repr(plan.profile),

@@ -89,7 +89,7 @@ def _environment() -> jinja2.Environment:
         decibels=decibels,
         breakable=_breakable,
     )
-    environment.globals["times"] = times
+    environment.globals.update(times=times, saved=_saved)
     return environment
 
 
@@ -182,6 +182,16 @@ def _points(drop: float) -> str:
 def _breakable(path: str) -> Markup:
     # A long name goes on in the next line after a slash, and is copied as it is.
     return Markup("/<wbr>").join(path.split("/"))
+
+
+def _saved(cut: Mapping[str, Any]) -> str:
+    """What a cut that was rolled back had saved, in words."""
+    saved_ms, noise_ms = cut["saved_ms"], cut["noise_ms"]
+    if saved_ms < -noise_ms:
+        return f"made it {-saved_ms:.3f} ms slower"
+    if saved_ms > noise_ms:
+        return f"saved {saved_ms:.3f} ms beside others with which it was no faster than whole"
+    return f"saved {saved_ms:.3f} ms, within the noise of {noise_ms:.3f} ms"
 
 
 def _short(number: float) -> str:

@@ -73,8 +73,9 @@ def keep_what_pays(job: Job, part: TierNetwork) -> tuple[Job, dict[str, Any] | N
 
     opset = job.profile.opset
     key = hash_of(
-        "shares", job.base, name, cut, job.precision, opset, how.keep_float, machine()
-    )
+        "shares", job.base, name, cut, job.precision, opset, how.keep_float, how.weights,
+        how.sparsity, machine(),
+    )  # fmt: skip
     facts = kept_json(job, "time_pruned", name, key, measure)
     shares = {field: facts["kept"].get(field, 0.0) for field in _WORDS}
     return _with_shares(job, name, shares), facts
@@ -86,8 +87,8 @@ def drop_idle(
     """The shares that each save time beside the others, those that do not, and the last times.
 
     What saves least goes first, and the rest is timed again: two that cost each other their
-    gain are not both undone. The times are of the tier with nothing cut (``""``) and with what
-    is ``kept``.
+    gain are not both undone. It does as well where all of them save nothing together. The times
+    are of the tier with nothing cut (``""``) and with what is ``kept``.
     """
     kept = dict(cut)
     undone: list[Idle] = []
@@ -98,10 +99,12 @@ def drop_idle(
             (Idle(_in_words(field, kept[field]), *saving(taken[field], taken["kept"])), field)
             for field in kept
         ]
-        idle = [found for found in savings if found[0].saved_ms <= found[0].noise_ms]
+        together_ms, noise_ms = saving(taken[""], taken["kept"])
+        pays = together_ms > noise_ms
+        idle = [cut for cut in savings if not pays or cut[0].saved_ms <= cut[0].noise_ms]
         if not idle:
             return kept, undone, taken
-        least, field = min(idle, key=lambda found: found[0].saved_ms)
+        least, field = min(idle, key=lambda cut: cut[0].saved_ms)
         undone.append(least)
         del kept[field]
 
@@ -148,6 +151,7 @@ class _Trial:
                     calibrate(whole, self._feeds, method="max"),
                     style="cpu",
                     keep_float=matching(whole, job.recipe.tier(name).keep_float),
+                    int4=bool(job.recipe.tier(name).weights),
                 )
             self._graphs[key] = graph
         return self._graphs[key]

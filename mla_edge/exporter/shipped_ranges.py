@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mla_edge._content import content_dir
-from mla_edge.bundle import write_atomically
+from mla_edge.bundle import sha256_of, write_atomically
 from mla_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +52,19 @@ def ranges_to_use(
     return {
         name: None if none else find_ranges(network, name, recipe.tier(name)) for name in names
     }
+
+
+def ranges_sha256(network: Network) -> dict[str, str]:
+    """Of the file that ships for each tier of ``network``; empty for none.
+
+    An export may come to take another entry than the one of its recipe, where a share of that
+    is rolled back.
+    """
+    paths = {
+        part.tier.name: _path(content_dir("calibration"), network.name, part.tier.name)
+        for part in network.tiers
+    }
+    return {tier: sha256_of(path) if path.is_file() else "" for tier, path in paths.items()}
 
 
 def write_ranges(

@@ -38,22 +38,27 @@ class Look:
     total: float | None = None  # of all values, where a factor on them is the sensor's gain
 
     def same(self, other: Look) -> bool:
-        """Whether ``other`` shows what this does."""
+        """Whether ``other`` shows what this does; what is not a number is like nothing."""
         if self.values.shape != other.values.shape:
             return False
-        values = other.values
         if self.total is not None and other.total is not None:
             gain = self.total / other.total if other.total > 0 else 1.0
-            values = values * min(max(gain, _GAIN[0]), _GAIN[1])
-        return cv2.norm(self.values, values, cv2.NORM_INF) <= self.far
+            values = other.values * min(max(gain, _GAIN[0]), _GAIN[1])
+            return cv2.norm(self.values, values, cv2.NORM_INF) <= self.far
+        if not self.far:
+            return np.array_equal(self.values, other.values)
+        return float(np.abs(self.values - other.values).max(initial=0.0)) <= self.far
 
 
 def look_at(signal: Signal) -> Look:
-    """What to compare ``signal`` by; a reading of another sensor is compared as it is."""
-    if isinstance(signal, Frame):
+    """What to compare ``signal`` by; a reading of another sensor is compared as it is.
+
+    So is a picture that no input takes: preparing it will say what is wrong with it.
+    """
+    if isinstance(signal, Frame) and _is_picture(signal.image):
         means = _blocks(signal.image)
         return Look(means, BRIGHTER, float(means.sum()))
-    if isinstance(signal, Clip):
+    if isinstance(signal, Clip) and len(signal.frames) and _is_picture(signal.frames[0]):
         means = np.stack([_blocks(frame) for frame in signal.frames])
         return Look(means, BRIGHTER, float(means.sum()))
     if isinstance(signal, Sound):
@@ -107,15 +112,20 @@ def check_reuse(reuse_ms: float) -> None:
         raise ConfigError(f"reuse_ms is {reuse_ms:g}", hint="give a number above 0")
 
 
+def _is_picture(values: np.ndarray) -> bool:
+    """Whether it is a grey or RGB picture, as preprocessing takes one."""
+    return values.dtype == np.uint8 and values.ndim in (2, 3) and values.size > 0
+
+
 def _blocks(picture: np.ndarray) -> np.ndarray:
     """Mean of each colour in the blocks of a grey or RGB picture, float32 [18, 32, colours].
 
     Of 16 pixels of each, which takes 0.012 ms; all of them would take one. A picture that is
     smaller than the blocks is taken as it is.
     """
-    if picture.shape[0] < _BLOCKS[0] or picture.shape[1] < _BLOCKS[1]:
-        return picture.astype(np.float32)
     down, across = _BLOCKS
+    if picture.shape[0] < down or picture.shape[1] < across:
+        return picture.astype(np.float32)
     means = cv2.resize(picture, (4 * across, 4 * down), interpolation=cv2.INTER_NEAREST)
     for pixels in (2, 1):  # OpenCV is fastest at halves
         size = pixels * across, pixels * down

@@ -108,6 +108,36 @@ def test_readings_are_compared_exactly():
     assert not first.same(look_at(Reading(np.array([1.0, 2.01], np.float32), 1.0)))
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint32, np.int64, bool])
+def test_readings_of_any_kind_are_compared(dtype):
+    first = look_at(Reading(np.array([[1, 0]], dtype), 0.0))
+    assert first.same(look_at(Reading(np.array([[1, 0]], np.float32), 1.0)))
+    assert not first.same(look_at(Reading(np.array([[1, 1]], dtype), 1.0)))
+    large = look_at(Reading(np.array([[2**32]], np.int64), 0.0))
+    assert not large.same(look_at(Reading(np.array([[0]], np.int64), 0.0)))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Reading(np.full(5, np.nan, np.float32), 0.0),
+        Sound(np.full(RATE_HZ, np.nan, np.float32), RATE_HZ, 0.0),
+        Frame(np.full((48, 64, 3), np.nan, np.float32), 0.0),
+    ],
+    ids=["reading", "sound", "frame"],
+)
+def test_what_is_not_a_number_is_always_a_change(broken):
+    assert not look_at(broken).same(look_at(broken))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.int64, np.float16, np.float32])
+def test_a_picture_that_no_input_takes_is_left_to_preprocessing(dtype):
+    good = Frame(np.ones((48, 64, 3), np.uint8), 0.0)
+    assert not look_at(good).same(look_at(Frame(np.ones((48, 64, 3), dtype), 0.0)))
+    look_at(Clip(np.zeros((4, 0, 0), np.uint8), 25.0, 0.0))
+    look_at(Clip(np.zeros((0, 48, 64), np.uint8), 25.0, 0.0))
+
+
 def decided(sample, confidence=0.95, mode="image"):
     times = {name: signal.time_s for name, signal in sample.signals.items()}
     return Prediction(
