@@ -43,12 +43,11 @@ def test_live_decisions_are_those_of_a_lossless_replay_at_any_speed(here):
     again, summary = lines(fast.stdout)
     assert again == made
     slow = call("replay", "out.mcap", "--speed", 4, "--json")
-    assert lines(slow.stdout)[0] == again
+    assert slow.stdout == fast.stdout  # the summary too
 
     replayed = summary["summary"].pop("replay")
     assert replayed["lossless"] and replayed["same_bundle"]
     assert (replayed["compared"], replayed["different"]) == (len(made), 0)
-    assert replayed["latency_here_ms"]["p50"] > 0
     for name in ("tiers", "modes", "latency_ms", "age_ms", "accuracy", "faults"):
         assert summary["summary"][name] == told["summary"][name]
 
