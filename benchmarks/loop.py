@@ -43,7 +43,7 @@ from loops import BACK, REPEATED, Log, think
 from stamped_camera import FPS, read_stamp
 
 import mla_edge
-from mla_edge.bundle import Bundle
+from mla_edge.bundle import Bundle, RouterPolicy
 from mla_edge.engines import Engine, open_engine
 from mla_edge.preprocess import Preprocessor
 from mla_edge.runtime.model import FusedModel
@@ -72,7 +72,11 @@ class Thinking:
 
 
 def ours(url: str, network_ms: float, log: Log, bundle: Path) -> None:
-    """mla-edge, with its engines replaced by ones of the given cost."""
+    """mla-edge, with its full network replaced by one of the given cost.
+
+    The others have one network and no lite one, so it is asked at once: a mode without a
+    threshold is not routed.
+    """
     known = Bundle.read(bundle)
     preprocess = Preprocessor(known.inputs)
     stamps: list[float] = []
@@ -91,7 +95,7 @@ def ours(url: str, network_ms: float, log: Log, bundle: Path) -> None:
         )
         for each in known.tiers
     }
-    router = CascadeRouter(known.policy)
+    router = CascadeRouter(RouterPolicy({}))
     with FusedModel(known, engines, router, see) as model, mla_edge.open_camera(url) as camera:
         predictions = mla_edge.run(
             model, camera, None, on_fault=lambda fault: log.told(fault.what)

@@ -42,12 +42,30 @@ NOTHING = "none"
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """What was made of the picture ``of`` before anybody decides on it.
+
+    ``small`` is what an image input takes, uint8 [height, width, 3]; ``sparse`` has some of
+    its pixels, to tell it from others, and ``dark`` is whether nearly all of those are.
+    """
+
+    of: np.ndarray
+    small: np.ndarray
+    sparse: bytes
+    dark: bool
+
+
+@dataclass(frozen=True)
 class Frame:
-    """A picture: RGB, uint8, height × width × 3, and the moment it was captured."""
+    """A picture: RGB, uint8, height × width × 3, and the moment it was captured.
+
+    ``ahead`` is what the camera's thread made of it, where it was asked to.
+    """
 
     image: np.ndarray
     time_s: float
     truth: str | None = None  # only a simulator knows it
+    ahead: Ahead | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from mla_edge import health, machine_files
 from mla_edge.engines import Engine
 from mla_edge.errors import CaptureError
-from mla_edge.runtime.capture import Camera, Microphone, Watched
+from mla_edge.runtime.capture import Camera, Microphone, Prepares, Watched
 from mla_edge.runtime.loading import Instrument, Parts
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import Router, Verdict
@@ -110,6 +110,8 @@ class TimedSource:
         self.close = source.close
         if isinstance(source, Watched):  # its own thread works then, and no decision waits
             self.watch = source.watch
+        if isinstance(source, Prepares):
+            self.prepare_by = source.prepare_by
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Protocol
 from urllib.parse import parse_qsl, urlsplit
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from mla_edge.errors import CaptureEnded, CaptureError, ConfigError, MissingDependency
 from mla_edge.recordings import is_session
 from mla_edge.runtime import v4l2
-from mla_edge.runtime.capture import MEDIA_START_S
+from mla_edge.runtime.capture import MEDIA_START_S, Prepare
 from mla_edge.runtime.keeper import Keeper
 from mla_edge.signals import Frame
 
@@ -66,6 +67,15 @@ class Feed(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A picture, BGR, and its frame where somebody has asked the reader's thread for it."""
+
+    picture: np.ndarray
+    time_s: float
+    frame: Frame | None
+
+
 class LiveCamera:
     """The newest frame of a feed; a thread reads it, keeps one frame and drops older ones."""
 
@@ -75,10 +85,11 @@ class LiveCamera:
         """Open the feed; when it is lost later, it is opened again."""
         self.drops = 0
         self.still = False  # whether its pictures are the same on purpose
-        self._newest: tuple[np.ndarray, float] | None = None
+        self._newest: _Taken | None = None
+        self._awaited = False  # whether a read waits
         self._spares: list[np.ndarray] = []  # decoded into again, to spare the allocation
         self._see: Callable[[Frame], object] | None = None
-        self._seen: np.ndarray | None = None  # converted into again, as well
+        self._prepare: Prepare | None = None
         self._keeper = Keeper(
             name, open_feed, self._pump, lambda feed: feed.release(), delays_s=DELAYS_S
         )
@@ -88,18 +99,23 @@ class LiveCamera:
         """The newest frame not read before."""
         news = self._keeper.news
         with news:
+            self._awaited = True
             news.wait_for(lambda: self._newest or self._keeper.finished, timeout_s)
+            self._awaited = False
             newest, self._newest = self._newest, None
         if newest is None:
             raise self._keeper.failure(timeout_s)
-        picture, time_s = newest
-        image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-        self._spares.append(picture)
-        return Frame(image, time_s)
+        frame = newest.frame or _converted(newest.picture, newest.time_s)
+        self._spares.append(newest.picture)
+        return frame
 
     def watch(self, see: Callable[[Frame], object] | None) -> None:
         """Show every frame to ``see``, on the reader's thread; as ``capture.Watched``."""
         self._see = see
+
+    def prepare_by(self, prepare: Prepare | None) -> None:
+        """``prepare`` pictures on the reader's thread; as ``capture.Prepares``."""
+        self._prepare = prepare
 
     def close(self) -> None:
         """Let go of the feed within 2 s; safe to call twice."""
@@ -119,17 +135,30 @@ class LiveCamera:
                 self._put(picture, time_s)
 
     def _put(self, picture: np.ndarray, time_s: float) -> None:
-        see = self._see
+        see, prepare = self._see, self._prepare
+        frame = None
         if see is not None:
-            self._seen = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=self._seen)
-            see(Frame(self._seen, time_s))
+            frame = _converted(picture, time_s)
+            see(frame)
+        taken = _Taken(picture, time_s, frame)
         with self._keeper.news:
             if self._newest is not None:
                 self.drops += 1
-                self._spares.append(self._newest[0])
-            self._newest = (picture, time_s)
+                self._spares.append(self._newest.picture)
+            self._newest = taken
+            is_awaited = self._awaited
             self._keeper.recovered()
             self._keeper.news.notify()
+        if prepare is not None and not is_awaited:
+            self._make_ready(taken, prepare)
+
+    def _make_ready(self, taken: _Taken, prepare: Prepare) -> None:
+        """Put what is there in a form that costs the reader less; it may read meanwhile."""
+        image = (taken.frame or _converted(taken.picture, taken.time_s)).image
+        frame = Frame(image, taken.time_s, ahead=prepare(image))
+        with self._keeper.news:
+            if self._newest is taken:
+                self._newest = _Taken(taken.picture, taken.time_s, frame)
 
 
 class SteppedCamera:
@@ -149,7 +178,7 @@ class SteppedCamera:
             time_s = self._feed.grab()
             picture = self._feed.retrieve(None)
             if picture is not None:
-                return Frame(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), time_s)
+                return _converted(picture, time_s)
             self.drops += 1
         raise CaptureError("the camera is closed")
 
@@ -336,6 +365,10 @@ def open_file(path: Path, start_s: float | None = None) -> Feed:
     if cv2.haveImageReader(str(path)):
         return PictureFeed(path, start_s)
     return VideoFeed(path, start_s)
+
+
+def _converted(picture: np.ndarray, time_s: float) -> Frame:
+    return Frame(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), time_s)
 
 
 def without_password(url: str) -> str:

@@ -6,9 +6,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Callable, ContextManager, Protocol, runtime_checkable
 
+import numpy as np
+
 from mla_edge.errors import ConfigError
 from mla_edge.recordings import is_session
-from mla_edge.signals import Frame, Sound
+from mla_edge.signals import Ahead, Frame, Sound
 
 SIMULATED = "sim://"
 WAV_SUFFIXES = (".wav", ".wave")
@@ -43,6 +45,21 @@ class Watched(Protocol):
         """Call ``see`` with every frame from now on, before it can be read; None ends it.
 
         The camera's own thread calls it. The picture is only valid during the call.
+        """
+        ...
+
+
+Prepare = Callable[[np.ndarray], Ahead]
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A camera whose own thread can prepare pictures, so that no decision waits for it."""
+
+    def prepare_by(self, prepare: Prepare | None) -> None:
+        """Give frames the ``ahead`` that this makes of their picture; None ends it.
+
+        Those that a read waits for are given as they are: there is no time to gain.
         """
         ...
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Iterator, Protocol
 
 import numpy as np
 
 from mla_edge.errors import CaptureEnded, CaptureError, CaptureTimeout
-from mla_edge.runtime.capture import Watched
+from mla_edge.runtime.capture import Prepare, Prepares, Watched
 from mla_edge.runtime.vitals import SUSPECT, Vitals
 from mla_edge.signals import Signal, values_of
 
@@ -65,11 +65,12 @@ class Sense:
         on_fault: Callable[[Fault], None],
         history: History | None = None,
         vitals: Vitals | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         """Watch ``modality``; news less than ``step_s`` after the last used is not due yet.
 
-        ``history`` makes clips of the source's frames. What ``vitals`` finds is told, and left
-        out where they say so.
+        ``history`` makes clips of the source's frames, ``prepare`` is what is made of them
+        before they are read. What ``vitals`` finds is told, and left out where they say so.
         """
         self.modality = modality
         self.newest: Signal | None = None
@@ -85,23 +86,25 @@ class Sense:
         self._silent = False
         self._told = False  # that it is left out
         self._vitals = vitals
+        self._prepare = prepare
         self._warned = ""  # of what it is suspected, though it is used
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Meanwhile the history sees every frame, not only those that were newest at a poll.
+        """Meanwhile the camera's own thread does its part, where it can.
 
-        A camera that cannot show them all gives those that are read.
+        The history sees every frame, not only those that were newest at a poll; and frames come
+        prepared.
         """
         history, source = self._history, self._source
-        if history is None or not isinstance(source, Watched):
+        with ExitStack() as stack:
+            if history is not None and isinstance(source, Watched):
+                stack.callback(source.watch, None)
+                source.watch(history.add)
+            if self._prepare is not None and isinstance(source, Prepares):
+                stack.callback(source.prepare_by, None)
+                source.prepare_by(self._prepare)
             yield
-            return
-        source.watch(history.add)
-        try:
-            yield
-        finally:
-            source.watch(None)
 
     def poll(self, timeout_s: float) -> bool:
         """Take what the source has or gives within ``timeout_s``; whether it was news."""

@@ -16,12 +16,21 @@ from typing import (
     runtime_checkable,
 )
 
+import numpy as np
+
 from mla_edge.errors import ConfigError
-from mla_edge.runtime.capture import MEDIA_START_S, Camera, Microphone, check_pace
+from mla_edge.runtime.capture import (
+    MEDIA_START_S,
+    Camera,
+    Microphone,
+    Prepare,
+    Prepares,
+    check_pace,
+)
 from mla_edge.runtime.model import Clock
 from mla_edge.runtime.sense import ENDED, FILLING, OK, WAITING, Fault, Sense, Source
-from mla_edge.runtime.vitals import Vitals
-from mla_edge.signals import SENSES, InputSpec, Prediction, Sample, find_inputs
+from mla_edge.runtime.vitals import Vitals, look_at
+from mla_edge.signals import SENSES, Ahead, InputSpec, Prediction, Sample, find_inputs
 
 if TYPE_CHECKING:
     from mla_edge.bundle import Bundle
@@ -116,7 +125,9 @@ def run(  # noqa: PLR0913 - each is a setting of the loop
         stopped=stopped or _never,
     )
     if camera is not None:
-        loop.add(_input(model, "camera"), camera, step_s=0.0)
+        # On a schedule few frames may be used: those alone are worth the work then.
+        ahead = rate_hz is None
+        loop.add(_input(model, "camera"), camera, step_s=0.0, prepares_ahead=ahead)
     if microphone is not None:
         loop.add(_input(model, "microphone"), microphone, step_s=STEP_S)
     if not loop.senses:
@@ -182,13 +193,17 @@ class _Loop:
         self._stopped = stopped
         self._start_s = clock()
 
-    def add(self, spec: InputSpec, source: Source, *, step_s: float) -> None:
-        """Watch ``spec`` through ``source``."""
-        history = None
+    def add(
+        self, spec: InputSpec, source: Source, *, step_s: float, prepares_ahead: bool = False
+    ) -> None:
+        """Watch ``spec`` through ``source``; its own thread prepares pictures, if asked to."""
+        history = prepare = None
         if spec.kind == "clip":
             from mla_edge.history import History  # needs OpenCV, as nothing else here
 
             history = History(spec)
+        elif prepares_ahead and spec.kind == "image" and isinstance(source, Prepares):
+            prepare = _preparation(spec)
         # One picture that is repeated is what the user asked for.
         is_still = getattr(source, "still", False)
         self.senses.append(
@@ -200,6 +215,7 @@ class _Loop:
                 on_fault=self._on_fault,
                 history=history,
                 vitals=None if is_still else Vitals(masks=self._mask_suspect),
+                prepare=prepare,
             )
         )
 
@@ -285,6 +301,19 @@ class _Loop:
     def _judge(self, now_s: float) -> None:
         for sense in self.senses:
             sense.judge(now_s, self._max_age_s)
+
+
+def _preparation(spec: InputSpec) -> Prepare:
+    """What the camera's thread makes of a picture, so that the loop only has to decide."""
+    from mla_edge.preprocess import PictureShrinker  # needs OpenCV
+
+    shrink = PictureShrinker(spec)
+
+    def prepare(picture: np.ndarray) -> Ahead:
+        picture.flags.writeable = False  # else what is made of it could be of another one
+        return Ahead(picture, shrink(picture), *look_at(picture))
+
+    return prepare
 
 
 def _never() -> bool:

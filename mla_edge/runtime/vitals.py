@@ -65,16 +65,12 @@ class Vitals:
             return _kind_of_sound((signal.heard or signal).samples)
         if not isinstance(signal, (Frame, Clip)):
             return ""
-        if isinstance(signal, Frame):
-            seen = signal.image[::STRIDE, ::STRIDE]
-        else:
-            seen = signal.frames[-1, ::4, ::4]  # it is small already
-        key = seen.tobytes()
+        key, is_dark = _look_at(signal)
         is_known = key in self._before
         is_same = is_known and key == self._before[-1]
         if not is_same:
             self._before.append(key)
-        if np.count_nonzero(seen < DARK) >= DARK_SHARE * seen.size:
+        if is_dark:
             return BLACK
         if not is_known:
             return ""
@@ -83,6 +79,24 @@ class Vitals:
         else:
             self._in_a_row = self._in_a_row + 1 if is_same else 1
         return FROZEN if self._in_a_row >= BUFFERS else REPEATING
+
+
+def look_at(picture: np.ndarray) -> tuple[bytes, bool]:
+    """Some pixels of ``picture``, uint8 RGB, and whether nearly all of them are dark."""
+    return _look(picture[::STRIDE, ::STRIDE])
+
+
+def _look_at(signal: Frame | Clip) -> tuple[bytes, bool]:
+    if isinstance(signal, Clip):
+        return _look(signal.frames[-1, ::4, ::4])  # it is small already
+    ahead = signal.ahead
+    if ahead is not None and ahead.of is signal.image:
+        return ahead.sparse, ahead.dark
+    return look_at(signal.image)
+
+
+def _look(seen: np.ndarray) -> tuple[bytes, bool]:
+    return seen.tobytes(), int(np.count_nonzero(seen < DARK)) >= DARK_SHARE * seen.size
 
 
 def _kind_of_sound(samples: np.ndarray) -> str:
