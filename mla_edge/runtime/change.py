@@ -57,12 +57,12 @@ def look_at(signal: Signal) -> Look:
     """
     if isinstance(signal, Frame) and _is_picture(signal.image):
         means = _blocks(signal.image)
-        return Look(means, BRIGHTER, float(means.sum()))
+        return Look(means, BRIGHTER, sum(cv2.sumElems(means)))
     if isinstance(signal, Clip) and len(signal.frames) and _is_picture(signal.frames[0]):
         means = np.stack([_blocks(frame) for frame in signal.frames])
         return Look(means, BRIGHTER, float(means.sum()))
     if isinstance(signal, Sound):
-        return Look(_levels_db(signal.samples, signal.rate_hz), LOUDER_DB)
+        return Look(_levels(signal.samples, signal.rate_hz), LOUDER_DB / 10)
     return Look(values_of(signal), 0.0)
 
 
@@ -133,12 +133,12 @@ def _blocks(picture: np.ndarray) -> np.ndarray:
     return np.asarray(means, np.float32)
 
 
-def _levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Level of each 0.1 s in dB of full scale: of all of it, and of its high notes."""
+def _levels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Level of each 0.1 s in bel, 10 dB, of all of it and then of its high notes."""
     length = max(2, int(rate_hz * _BLOCK_S))
     blocks = samples[len(samples) % length :].reshape(-1, length)
     steps = blocks[:, 1:] - blocks[:, :-1]
-    powers = np.empty(2 * len(blocks), samples.dtype)
-    np.einsum("ij,ij->i", blocks, blocks, out=powers[: len(blocks)])
-    np.einsum("ij,ij->i", steps, steps, out=powers[len(blocks) :])
-    return np.asarray(10 * np.log10(powers / length + _FLOOR))
+    energies = np.empty((2, len(blocks), 1, 1), samples.dtype)
+    for rows, energy in zip((blocks, steps), energies):  # a product takes half of einsum's time
+        np.matmul(rows[:, None, :], rows[:, :, None], out=energy)
+    return np.asarray(np.log10(energies.ravel() + _FLOOR * length))

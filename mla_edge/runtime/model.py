@@ -206,7 +206,9 @@ class FusedModel:
             "certificate": self._covers(kept.mode, reused=True),
             "degraded": self._degraded(kept.mode, UNCHANGED),
         }
-        return Prediction(**{**vars(kept), **changes})  # half the time of `replace`
+        made = object.__new__(Prediction)  # a quarter of the time of `replace`
+        vars(made).update(vars(kept), **changes)
+        return made
 
     def _audit(
         self,
