@@ -439,3 +439,14 @@ def test_a_frame_that_comes_again_means_the_camera_is_gone():
     at_s = time.monotonic()
     with pytest.raises(CaptureError, match="camera repeats its last frame"):
         ages(lambda: at_s, lambda: at_s)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (240, 320), (480, 640), (3, 90_000), (720, 1280)])
+def test_pictures_of_any_size_are_turned_to_rgb(size, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    path = tmp_path / "picture.bmp"
+    cv2.imwrite(str(path), picture)
+    with open_camera(str(path), as_fast_as_possible=True) as camera:
+        image = camera.read(0).image
+    assert image.flags.c_contiguous
+    assert np.array_equal(image, picture[:, :, ::-1])
