@@ -375,7 +375,7 @@ def _converted(picture: np.ndarray, time_s: float) -> Frame:
     height, width = picture.shape[:2]
     if not _SHARED <= height * width < _LARGE:
         return Frame(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), time_s)
-    image = np.empty_like(picture)
+    image = np.empty((height, width, 3), np.uint8)
     rows = max(1, _PART // width)
     for top in range(0, height, rows):
         part = slice(top, top + rows)

@@ -57,7 +57,7 @@ def look_at(signal: Signal) -> Look:
     """
     if isinstance(signal, Frame) and _is_picture(signal.image):
         means = _blocks(signal.image)
-        return Look(means, BRIGHTER, sum(cv2.sumElems(means)))
+        return Look(means, BRIGHTER, cv2.sumElems(means.ravel())[0])
     if isinstance(signal, Clip) and len(signal.frames) and _is_picture(signal.frames[0]):
         means = np.stack([_blocks(frame) for frame in signal.frames])
         return Look(means, BRIGHTER, float(means.sum()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -102,7 +103,8 @@ class Recorder:
             return
         self._seen_s[name] = signal.time_s
         if isinstance(signal, Frame):
-            self._put("frames", signal.image.nbytes, partial(self._write_frame, signal))
+            kept = replace(signal, ahead=None)
+            self._put("frames", kept.image.nbytes, partial(self._write_frame, kept))
         elif isinstance(signal, Sound):
             heard = signal.heard or signal
             self._put("sounds", heard.samples.nbytes, partial(self._write_sound, signal))

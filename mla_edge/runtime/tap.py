@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from mla_edge.runtime.capture import Prepare, Prepares, Watched
+from mla_edge.runtime.capture import Prepares, Watched
 from mla_edge.runtime.sense import Source
 from mla_edge.signals import Frame, Signal
 
@@ -28,6 +28,8 @@ class _Tap:
     def __init__(self, source: Any, see: See) -> None:
         self._source = source
         self._see = see
+        if isinstance(source, Prepares):
+            self.prepare_by = source.prepare_by
 
     @property
     def drops(self) -> int:
@@ -54,10 +56,6 @@ class _WatchedTap(_Tap):
     def __init__(self, source: Any, see: See, every_frame: bool) -> None:
         super().__init__(source, see)
         self._every_frame = every_frame
-
-    def prepare_by(self, prepare: Prepare | None) -> None:
-        if isinstance(self._source, Prepares):
-            self._source.prepare_by(prepare)
 
     def watch(self, see: Callable[[Frame], object] | None) -> None:
         if see is None or not self._every_frame:

@@ -186,3 +186,12 @@ def test_what_is_unsure_or_of_another_mode_or_forgotten_is_not_reused():
 def test_a_time_to_reuse_is_a_time(reuse_ms):
     with pytest.raises(ConfigError, match="reuse_ms is"):
         Memory(reuse_ms)
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 64), (40, 64, 5), (40, 64, 1), (40, 64), (2, 2, 7)])
+def test_what_no_input_takes_is_looked_at_all_the_same(shape):
+    """Preparing it says what is wrong, and is asked after this."""
+    pixels = np.random.default_rng(5).integers(0, 256, shape, np.uint8)
+    first = look_at(Frame(pixels, 0.0))
+    assert first.same(look_at(Frame(pixels.copy(), 0.0)))
+    assert not first.same(look_at(Frame(255 - pixels, 0.0)))

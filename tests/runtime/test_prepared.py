@@ -41,14 +41,17 @@ class Feed:
     def release(self):
         pass
 
+    def end(self):
+        self.pictures.clear()
+        self.more.release(9)
+
 
 @pytest.fixture
 def feed():
     rng = np.random.default_rng(0)
     feed = Feed(rng.integers(0, 256, (3, 120, 160, 3), np.uint8))
     yield feed
-    feed.pictures.clear()
-    feed.more.release(9)
+    feed.end()
 
 
 def prepare(picture):
@@ -74,6 +77,7 @@ def test_a_picture_that_nobody_waits_for_is_prepared(feed):
     assert frame.ahead is made[0]
     assert frame.ahead.of is frame.image
     assert (frame.image == bgr[:, :, ::-1]).all()
+    feed.end()
     camera.close()
 
 
@@ -81,12 +85,17 @@ def test_a_picture_that_is_waited_for_is_given_at_once_as_it_is(feed):
     made = []
     camera = LiveCamera("test", lambda: feed)
     camera.prepare_by(lambda picture: made.append(prepare(picture)) or made[-1])
-    timer = threading.Timer(0.05, feed.more.release)
-    timer.start()
+
+    def release_once_it_waits():
+        until(lambda: camera._awaited)
+        feed.more.release()
+
+    threading.Thread(target=release_once_it_waits).start()
     assert camera.read(5).ahead is None
     feed.more.release()
     until(lambda: made)
     assert len(made) == 1
+    feed.end()
     camera.close()
 
 
@@ -109,6 +118,7 @@ def test_a_reader_does_not_wait_for_what_is_being_prepared(feed):
     second = camera.read(5)
     assert second.time_s > first.time_s
     assert camera.drops == 0
+    feed.end()
     camera.close()
 
 
