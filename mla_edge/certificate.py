@@ -102,11 +102,15 @@ class SessionCertificate:
     made: str  # ISO 8601, UTC
     left_out: int = 0  # decisions that a deadline, heat or power held back
     policy_code: str = ""  # its sha256; empty: not noted yet
+    thresholds: str = ""  # the sha256 of what it went by, as well
 
-    @property
-    def is_of_this_code(self) -> bool:
-        """Whether the policy with its memory is the one that was replayed."""
-        return self.policy_code in ("", policy_code())
+    def difference(self, policy: RouterPolicy) -> str:
+        """What of ``policy``, and of its memory, is not as it was replayed; empty: nothing."""
+        if self.policy_code not in ("", policy_code()):
+            return "the code that routes, sees changes or keeps frames is another"
+        if self.thresholds not in ("", hash_thresholds(policy)):
+            return "the thresholds are others"
+        return ""
 
     def claim(self) -> str:
         """The claim, in one sentence."""
@@ -181,10 +185,13 @@ class Certificate:
     sessions: SessionCertificate | None = None
     id: str = ""  # the first letters of its sha256, where it is in a bundle
 
-    def covers(self, reuse_ms: float) -> bool:
-        """Whether sessions are certified in which decisions are reused for ``reuse_ms``."""
+    def covers(self, reuse_ms: float, policy: RouterPolicy) -> bool:
+        """Whether sessions are certified in which decisions are reused for ``reuse_ms``.
+
+        ``policy`` is what routes here.
+        """
         held = self.sessions
-        return held is not None and reuse_ms in held.passed_ms and held.is_of_this_code
+        return held is not None and reuse_ms in held.passed_ms and not held.difference(policy)
 
     def apply(self, policy: RouterPolicy) -> RouterPolicy:
         """``policy`` with what is certified in place of what was chosen at export."""
@@ -220,6 +227,15 @@ def identify(bundle: Bundle, engine: str, key: str = "") -> Identity:
 def policy_code() -> str:
     """The sha256 of the code that routes, sees changes and keeps frames."""
     return _hash_files(_POLICY)
+
+
+def hash_thresholds(policy: RouterPolicy) -> str:
+    """The sha256 of what ``policy`` goes by in each mode, whatever it costs."""
+    told = [
+        (mode, each.score, each.temperature, each.threshold, each.solo)
+        for mode, each in sorted(policy.modes.items())
+    ]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def read_certificate(bundle: Bundle) -> Certificate | None:

@@ -32,10 +32,6 @@ class Parts:
     policy: RouterPolicy  # that the router follows
 
 
-_SESSIONS_VOID = (
-    "what is certified of whole sessions does not hold here: the code that routes, sees "
-    "changes or keeps frames is another; certify them again"
-)
 _SESSIONS_UNWATCHED = (
     "audits do not watch what is certified of whole sessions: only a mode with a certificate "
     "of its own raises an alarm"
@@ -159,7 +155,7 @@ def _assemble(
         slow = _never_in_time(bundle.tiers[-1].name, deadline)
     router = CascadeRouter(policy, dwell=DWELL_TICKS)
     auditor, unwatched = None, ""
-    of_sessions = certificate.id if certificate.covers(options.reuse_ms) else None
+    of_sessions = certificate.id if certificate.covers(options.reuse_ms, policy) else None
     if options.audit_rate is not None:
         modes = certificate.modes.items()
         rungs = {mode: each.rungs for mode, each in modes if each.pays}
@@ -199,9 +195,12 @@ def _certified(bundle: Bundle, opened: Opened) -> tuple[RouterPolicy, Certificat
             f"certificate {certificate.id} does not hold here: {difference}; certify again: "
             f"mla-edge certify {bundle.folder} --recording FILE",
         )
-    sessions = certificate.sessions
-    void = "" if sessions is None or sessions.is_of_this_code else _SESSIONS_VOID
-    return certificate.apply(opened.policy), certificate, void
+    policy, sessions = certificate.apply(opened.policy), certificate.sessions
+    difference = "" if sessions is None else sessions.difference(policy)
+    if not difference:
+        return policy, certificate, ""
+    what = "what is certified of whole sessions does not hold here"
+    return policy, certificate, f"{what}: {difference}; certify them again"
 
 
 def _never_in_time(tier: str, deadline: Deadline) -> str:

@@ -24,6 +24,7 @@ from mla_edge.certificate import (
     Attempt,
     Identity,
     SessionCertificate,
+    hash_thresholds,
     identify,
     policy_code,
     read_certificate,
@@ -142,6 +143,7 @@ def certify_sessions(  # noqa: PLR0913 - each is a choice of the user's
             made=made,
             left_out=left_out,
             policy_code=policy_code(),
+            thresholds=heard.thresholds,
         )
     names = (SESSIONS,)
     attempt = Attempt(
@@ -201,6 +203,7 @@ class _Heard:
     left_out: list[int]  # of them, by each policy
     labelled: bool
     identity: Identity
+    thresholds: str  # the sha256 of those that routed
 
 
 def _replay(
@@ -228,13 +231,28 @@ def _replay(
     identities: list[Identity] = []
     full = said("full alone", False, instrument=_full_alone)
     losses, left_out = [], []
+    policies: list[RouterPolicy] = []
+
+    def note_policy(parts: Parts) -> Parts:
+        policies.append(parts.policy)
+        return parts
+
     for reuse_ms in CHAIN_MS:
-        routed = said(f"reuse {reuse_ms:g} ms", True, reuse_ms=reuse_ms or None)
+        routed = said(
+            f"reuse {reuse_ms:g} ms", True, reuse_ms=reuse_ms or None, instrument=note_policy
+        )
         losses.append([_loss(*each) for each in zip(sessions, routed, full)])
         left_out.append(sum(each.held_back for answers in routed for each in answers))
     decisions = [each for answers in full for each in answers]
     is_labelled = any(each.truth is not None for each in decisions)
-    return _Heard(np.array(losses), len(decisions), left_out, is_labelled, identities[0])
+    return _Heard(
+        np.array(losses),
+        len(decisions),
+        left_out,
+        is_labelled,
+        identities[0],
+        hash_thresholds(policies[0]),
+    )
 
 
 def _full_alone(parts: Parts) -> Parts:

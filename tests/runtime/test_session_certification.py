@@ -125,6 +125,26 @@ def test_a_run_that_reuses_as_was_certified_is_covered_in_each_decision(
     assert "what is certified of whole sessions does not hold here: the code" in model.note
 
 
+def test_thresholds_that_were_changed_by_hand_void_what_is_certified_of_sessions(
+    small_bundle, short
+):
+    bundle = certify_sessions(small_bundle.folder, short, epsilon=0.2, delta=0.1).bundle
+    modes = {
+        mode: replace(each, threshold=each.threshold / 2)
+        for mode, each in bundle.policy.modes.items()
+    }
+    changed = replace(bundle.policy, modes=modes)
+    replace(bundle, policy=changed).write()
+    with mla_edge.load(small_bundle.folder) as model:
+        assert model.infer(sample(image=frame("red"))).certificate is None
+    void = "what is certified of whole sessions does not hold here: the thresholds are others"
+    assert void in model.note
+    slower = replace(bundle.policy, cost_ms={"lite": 9.0, "full": 99.0})
+    replace(bundle, policy=slower).write()
+    with mla_edge.load(small_bundle.folder) as model:  # what it costs is not what it does
+        assert model.infer(sample(image=frame("red"))).certificate is not None
+
+
 def test_a_policy_that_sees_the_change_may_reuse_for_long(small_bundle, switching):
     held = certify_sessions(small_bundle.folder, switching, epsilon=0.2, delta=0.1).certificate
     assert (held.reuse_ms, held.mean_loss) == (1000, 0.0)
