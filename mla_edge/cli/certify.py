@@ -203,6 +203,7 @@ def _mode(outcome: "ModeOutcome") -> Dict[str, Any]:
     return {
         "certified": held is not None,
         "units": outcome.units,
+        "copies": outcome.copies,
         "units_needed": boldest.needed,
         "why": boldest.why,
         **({"stays": asdict(outcome.stays)} if outcome.stays is not None else {}),
@@ -275,7 +276,11 @@ def _session_words(outcome: "SessionOutcome") -> List[str]:
 
 
 def _words(outcome: "Outcome", dry_run: bool = False) -> List[str]:
-    lines = []
+    lines = [
+        f"{each.mode}: {each.copies} units are copies of others, and left out"
+        for each in outcome.modes
+        if each.copies
+    ]
     for each in outcome.modes:
         if each.certificate is not None:
             lines.append(f"{each.mode}: certified: {each.certificate.claim(each.mode)}")

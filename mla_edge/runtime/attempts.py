@@ -108,6 +108,25 @@ def _hash(data: Recording, row: int) -> str:
     return told[:_LETTERS]
 
 
+def without_copies(data: Recording, rows: Iterable[int], names: Collection[str]) -> list[int]:
+    """Those of ``rows`` of which none before shows and says the same by the inputs ``names``.
+
+    A copy of a unit that counted as another would be evidence that there is not. Where the
+    data says what its samples were made of, two of the same are copies as well.
+    """
+    seen: set[str] = set()
+    left = []
+    for row in rows:
+        signals = {name: data.samples[row].signals[name] for name in names}
+        told = {hash_sample(Sample(signals))}
+        if data.origins:
+            told.add(data.origins[row])
+        if seen.isdisjoint(told):
+            left.append(row)
+        seen |= told
+    return left
+
+
 def hash_sample(sample: Sample) -> str:
     """The sha256 of the values of every signal."""
     digest = hashlib.sha256()

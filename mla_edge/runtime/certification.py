@@ -38,6 +38,7 @@ from mla_edge.runtime.attempts import (
     still_certified,
     tell_again,
     total_delta,
+    without_copies,
 )
 from mla_edge.runtime.listening import Heard, Listener, Progress, hear
 from mla_edge.runtime.loading import open_model
@@ -67,6 +68,7 @@ class ModeOutcome:
     rungs: tuple[RungOutcome, ...]  # from careful to bold
     certificate: ModeCertificate | None = None
     stays: Stays | None = None  # where it was certified before, and this failed
+    copies: int = 0  # units that show and say what one before does, and are not counted
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
     moments = data if callable(data) else _file(Path(data))
     found = moments(bundle)
     before = read_certificate(bundle)
-    rows = {mode: _rows(found, mode) for mode in bundle.policy.modes}
+    units = {mode: _rows(found, mode) for mode in bundle.policy.modes}
+    rows = {mode: without_copies(found, all_, mode.split("+")) for mode, all_ in units.items()}
     fewest = fewest_units(epsilons[-1], share)
     large = {mode: chosen for mode, chosen in rows.items() if len(chosen) >= fewest}
     looks_at_it = bool(large) and not dry_run
@@ -136,6 +139,7 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
                 )
                 for each, goal in zip(epsilons, goals)
             ),
+            copies=len(units[mode]) - len(chosen),
         )
         for mode, chosen in rows.items()
     }
@@ -169,7 +173,9 @@ def certify_bundle(  # noqa: PLR0913 - each is a choice of the user's
                 )
                 certificate = _unless_it_pays(certificate)
             stays = None if certificate else _stays(certified.get(mode), heard)
-            outcomes[mode] = ModeOutcome(mode, len(chosen), rungs, certificate, stays)
+            outcomes[mode] = dataclasses.replace(
+                outcomes[mode], rungs=rungs, certificate=certificate, stays=stays
+            )
     holds = {mode: o.certificate for mode, o in outcomes.items() if o.certificate is not None}
     failed = tuple(mode for mode in large if mode not in holds)
     attempt = Attempt(

@@ -53,6 +53,17 @@ def record(path, count=400, *, labels=None, seed=0, **arrays):
     return path
 
 
+def told_apart(pictures):
+    """``pictures``, no two of them the same any more."""
+    pictures[:, 0, 0, 2], pictures[:, 0, 1, 2] = np.divmod(np.arange(len(pictures)), 256)
+    return pictures
+
+
+def reds(count):
+    """As many red pictures."""
+    return told_apart(np.tile(np.uint8(COLOURS["red"]), (count, 16, 16, 1)))
+
+
 def test_a_mode_that_loses_nothing_is_certified_and_routes_by_it(small_bundle, tmp_path):
     data = record(tmp_path / "new.npz")
     assert small_bundle.policy.modes["image"].threshold == 0.8
@@ -96,7 +107,7 @@ def test_run_says_what_is_covered_and_inspect_what_is_claimed(small_bundle, tmp_
 
 def test_a_mode_that_loses_is_not_certified_and_the_attempt_is_kept(contrary, tmp_path):
     bundle = contrary(60)  # lite is wrong, and sure of it
-    red = np.tile(np.uint8(COLOURS["red"]), (400, 16, 16, 1))
+    red = reds(400)
     data = record(tmp_path / "new.npz", labels=["green"] * 400, image=red)
     done = call("certify", bundle.folder, "--recording", data, "--json")
     assert done.exit_code == 4
@@ -111,7 +122,7 @@ def test_a_mode_that_loses_is_not_certified_and_the_attempt_is_kept(contrary, tm
 
 def test_where_lite_is_always_wrong_the_threshold_is_above_all_of_it(contrary, tmp_path):
     bundle = contrary(6)  # wrong with a confidence of 0.995
-    red = np.tile(np.uint8(COLOURS["red"]), (400, 16, 16, 1))
+    red = reds(400)
     data = record(tmp_path / "new.npz", labels=["green"] * 400, image=red)
     image = certify_bundle(bundle.folder, data).modes[1].certificate
     assert np.exp(6) / (np.exp(6) + 2) < image.threshold < 0.9999
@@ -129,7 +140,7 @@ def unsure(path, count=1000):
     pictures = np.zeros((count, 16, 16, 3), np.uint8)
     pictures[..., 1] = strength[:, None, None]
     truth = np.where(rng.random(count) < 0.25 * (1 - strength / 160) ** 2, "red", "green")
-    return record(path, count, labels=truth, image=pictures)
+    return record(path, count, labels=truth, image=told_apart(pictures))
 
 
 def test_a_ladder_has_a_rung_for_each_epsilon_and_runs_by_the_boldest(contrary, tmp_path):
@@ -174,7 +185,7 @@ def test_a_mode_in_which_routing_does_not_pay_stays_on_full(contrary, tmp_path, 
     dull = np.zeros((400, 16, 16, 3), np.uint8)
     dull[::2, ..., 0], dull[1::2, ..., 0] = 255, 40
     truth = np.where(np.arange(400) % 2, "green", "red")
-    data = record(tmp_path / "new.npz", image=dull, labels=truth)
+    data = record(tmp_path / "new.npz", image=told_apart(dull), labels=truth)
     done = call("certify", bundle.folder, "--recording", data)
     told = read_certificate(Bundle.read(bundle.folder)).modes["image"]
     assert told.pays is pays
@@ -280,12 +291,12 @@ def test_a_claim_that_is_no_more_than_chance_is_refused(small_bundle, tmp_path):
 
 def test_a_certificate_stays_where_new_data_fails_and_that_is_said(contrary, tmp_path):
     bundle = contrary(60)
-    red = np.tile(np.uint8(COLOURS["red"]), (80, 16, 16, 1))
+    red = reds(80)
     good = record(tmp_path / "good.npz", 80, image=red, labels=["red"] * 80)
     level = ("--epsilon", 0.05)
     assert call("certify", bundle.folder, "--recording", good, *level).exit_code == 0
     held = read_certificate(Bundle.read(bundle.folder)).modes["image"]
-    red[:, 0, 0, 0] = 0  # other pictures, in which lite is often wrong
+    red[:, 0, 2, 0] = 0  # other pictures, in which lite is often wrong
     wrong = np.where(np.arange(80) < 20, "green", "red")
     bad = record(tmp_path / "bad.npz", 80, image=red, labels=wrong)
     done = call("certify", bundle.folder, "--recording", bad, *level)
@@ -390,6 +401,7 @@ def examples(folder, count=60, groups=()):
     for row in range(count):
         colour = NAMES[row % 3]
         picture = np.full((20, 20, 3), COLOURS[colour], np.uint8)
+        picture[0, 0] = row  # so that none is a copy of another
         (folder / "image" / f"{row}.png").write_bytes(pack(picture, "png"))
         lines.append(f"{row},{colour}" + (f",{groups[row % len(groups)]}" if groups else ""))
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
@@ -406,6 +418,20 @@ def test_a_folder_of_examples_certifies_and_says_what_it_took_for_units(small_bu
     again = call("certify", small_bundle.folder, "--data", mine, "--epsilon", 0.06)
     assert again.exit_code == 2
     assert "60 of these 60 units were looked at before" in again.stderr
+
+
+def test_a_copy_of_a_unit_counts_for_nothing(small_bundle, tmp_path):
+    """Otherwise 100 pictures, three times each, would prove what 300 do."""
+    pictures = np.tile(reds(100), (3, 1, 1, 1))
+    data = record(tmp_path / "new.npz", 300, image=pictures, labels=["red"] * 300)
+    done = call("certify", small_bundle.folder, "--recording", data)
+    assert done.exit_code == 4
+    assert "image: 200 units are copies of others, and left out" in done.stderr
+    assert "100 independent units cannot show it: 199 more are needed" in done.stderr
+    less = ("--epsilon", 0.05, "--json")
+    told = json.loads(call("certify", small_bundle.folder, "--recording", data, *less).stdout)
+    image = told["modes"]["image"]
+    assert (image["certified"], image["units"], image["copies"]) == (True, 100, 200)
 
 
 def test_the_rows_of_a_group_are_one_unit(small_bundle, tmp_path):
