@@ -103,12 +103,15 @@ class Auditor:
         self._last_s = time_s
         return True
 
-    def add(self, mode: str, disagrees: bool) -> None:
-        """Count an audit of ``mode``; on an alarm go to the rung below."""
+    def add(self, mode: str, disagrees: bool, *, covered: bool = True) -> None:
+        """Count an audit of ``mode``; on an alarm go to the rung below.
+
+        What the certificate does not cover, such as a reused decision, is counted only.
+        """
         counts = self._counts.setdefault(mode, [0, 0])
         counts[0] += 1
         counts[1] += disagrees
-        monitor = self._monitors.get(mode)
+        monitor = self._monitors.get(mode) if covered else None
         if monitor is None or not monitor.add(disagrees):
             return
         ladder = self._ladders[mode]

@@ -193,7 +193,14 @@ class FusedModel:
         best = self.bundle.labels.index(kept.label)
         answers: dict[int, Tensors] = {}
         newest_s = max(times.values())
-        self._audit(kept.mode, best, newest_s, lambda: dict(self._preprocess(sample)), answers)
+        self._audit(
+            kept.mode,
+            best,
+            newest_s,
+            lambda: dict(self._preprocess(sample)),
+            answers,
+            covered=False,
+        )
         now_s = clock()
         changes = {
             "reason": UNCHANGED,
@@ -210,15 +217,20 @@ class FusedModel:
         vars(made).update(vars(kept), **changes)
         return made
 
-    def _audit(
+    def _audit(  # noqa: PLR0913 - a decision, and what it was made of
         self,
         mode: str,
         best: int,
         time_s: float,
         inputs: Callable[[], Tensors],
         answers: dict[int, Tensors],
+        *,
+        covered: bool = True,
     ) -> None:
-        """Draw whether to ask the last tier too, when there is time, what it says."""
+        """Draw whether to ask the last tier too, when there is time, what it says.
+
+        ``covered`` is whether the certificate of ``mode`` is of such decisions.
+        """
         auditor = self.auditor
         if auditor is None or not auditor.draws(time_s):
             return
@@ -226,7 +238,7 @@ class FusedModel:
         def ask() -> None:
             last = len(self._tiers) - 1
             logits = self._logits(last, inputs(), answers, time.monotonic)
-            auditor.add(mode, int(logits.argmax()) != best)
+            auditor.add(mode, int(logits.argmax()) != best, covered=covered)
 
         self._pending = ask
 

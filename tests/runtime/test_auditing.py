@@ -10,6 +10,7 @@ from mla_edge.certificate import Rung
 from mla_edge.errors import ConfigError
 from mla_edge.preprocess import Preprocessor
 from mla_edge.runtime.auditing import Auditor
+from mla_edge.runtime.change import Memory
 from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.routing import ALARM, UNCHANGED, CascadeRouter
 from mla_edge.signals import TensorSpec
@@ -134,6 +135,20 @@ def test_after_an_alarm_full_answers_and_each_decision_says_why(audited):
     lite = len(engines["lite"].calls)
     model.infer(sample(image=frame("red")))
     assert len(engines["lite"].calls) == lite
+
+
+def test_audits_of_reused_decisions_are_counted_and_raise_no_alarm(audited):
+    """No certificate of a mode covers them, so it cannot be doubted by them."""
+    model, engines = audited
+    model._memory = Memory(1e6)
+    made = []
+    for second in range(0, 80, 2):
+        made.append(model.infer(sample(image=frame("red", second))))
+        model.settle()
+    assert [each.reason for each in made] == ["lite-confident", *[UNCHANGED] * 39]
+    assert len(engines["full"].calls) == 40
+    assert model.auditor.counts() == {"image": (40, 40)}
+    assert not model.auditor.alarms
 
 
 def test_after_an_alarm_nothing_is_covered_by_what_was_certified_of_sessions(tmp_path):
