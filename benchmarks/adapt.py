@@ -38,7 +38,8 @@ from mla_edge.exporter.steps import StepEvent, Steps
 from mla_edge.networks import Network, load_network
 from mla_edge.networks.adaptation import AdaptationPlan
 from mla_edge.networks.checkpoint import check_output, read_about, save_weights
-from mla_edge.networks.digits_data import RATE_HZ, DigitsData, place, samples_of
+from mla_edge.networks.digits import RATE_HZ
+from mla_edge.networks.digits_data import DigitsData, place, samples_of
 from mla_edge.networks.digits_training import digits_course
 from mla_edge.networks.plan import Plan, Stage
 from mla_edge.networks.training import Trainer, keep_memory
@@ -87,8 +88,8 @@ def make_base(data: DigitsData, speaker: str, path: Path) -> None:
     trainer = Trainer(digits_course(data, BASE), path.with_suffix(".checkpoint"))
     if not trainer.done:
         for network, part in zip((trainer.lite, trainer.full), load_network("digits").tiers):
-            seeing = part.module.encoders["image"].state_dict()
-            network.encoders["image"].load_state_dict(seeing)
+            shipped: Any = part.module
+            network.encoders["image"].load_state_dict(shipped.encoders["image"].state_dict())
     trainer.run()
     about = {"without": speaker, "seconds": f"{time.monotonic() - began:.0f}"}
     save_weights(trainer.networks, path, about)

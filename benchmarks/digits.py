@@ -37,8 +37,8 @@ from mla_edge.engines.ort import OnnxRuntimeEngine
 from mla_edge.errors import ConfigError, MlaEdgeError
 from mla_edge.exporter.pipeline import ExportRequest, export
 from mla_edge.networks import Network, load_network
+from mla_edge.networks.digits import RATE_HZ
 from mla_edge.networks.digits_data import (
-    RATE_HZ,
     SIZE,
     DigitsData,
     place,
@@ -238,7 +238,7 @@ def leave_one_out(folder: Path, effort: float) -> dict[str, float]:
             with torch.inference_mode():
                 batch = {"audio": torch.from_numpy(cell.audio)}
                 tokens = encode(trainer.full, batch, "audio").float()
-                return trainer.probes["audio"](tokens).argmax(1).numpy()
+                return np.asarray(trainer.probes["audio"](tokens).argmax(1))
 
         result[held] = percent_right(predict, cell)
         print(f"without {held}: {result[held]}", file=sys.stderr)

@@ -98,7 +98,7 @@ class DrawnBefore(DigitsWorld):
         """The picture of that part of a second."""
         return self._pictures[round(time_s * self.options.fps) % len(self._pictures)]
 
-    def sound(self, end_s: float, samples: int, rate_hz: int) -> tuple[np.ndarray, str]:
+    def sound(self, end_s: float, samples: int, rate_hz: int) -> tuple[np.ndarray, str | None]:
         """Always the same."""
         return self._sound
 

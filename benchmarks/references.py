@@ -131,7 +131,8 @@ def measure_efficientnet(asked: argparse.Namespace, folder: Path) -> dict[str, A
         if form:
             found[name]["agreement"] = tier["agreement"][form]
             found[name]["left_in_float"] = tier["left_in_float"].get(form, [])
-    labelled = bool(network.samples.__self__.classes)
+    samples: Any = network.samples  # of the folder's pictures
+    labelled = bool(samples.__self__.classes)
     if labelled:
         found[FLOAT]["top1"] = tier["agreement"][FORMS["INT8"]]["float_accuracy"]
     return {
@@ -166,7 +167,7 @@ def try_ways(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name, style in FORMS.items():
         if not style:
             continue
-        ways = [(method, method, []) for method in CALIBRATORS]
+        ways: list[tuple[str, str, list[str]]] = [(m, m, []) for m in CALIBRATORS]
         quantize(graph, int8, ranges["mse"], style=style, int8_weights=True)
         noise = noise_in_layers(graph, int8, feeds[:LOOK])
         worst = sorted(noise, key=lambda name: noise[name][0] - noise[name][1])

@@ -71,7 +71,8 @@ class ResNet50(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, 3, 224, 224] → logits [B, 1000]."""
-        return self.head(self.blocks(self.stem(image / 127.5 - 1.0)))
+        logits: Tensor = self.head(self.blocks(self.stem(image / 127.5 - 1.0)))
+        return logits
 
 
 def network() -> Network:

@@ -55,10 +55,9 @@ from routing_certificate import Evidence, resplit
 from routing_moments import LEVELS_DB, World, open_world
 from routing_picture import draw
 
-from mla_edge.bundle import CONFIDENCE, ModePolicy, RouterPolicy, write_atomically
+from mla_edge.bundle import CONFIDENCE, NEVER, ModePolicy, RouterPolicy, write_atomically
 from mla_edge.certify import THRESHOLDS
 from mla_edge.errors import MlaEdgeError
-from mla_edge.exporter.policy import NEVER
 from mla_edge.exporter.score import normalised_score
 from mla_edge.recordings import Recording
 from mla_edge.runtime.listening import Heard, Listener, hear
@@ -294,8 +293,8 @@ def words(mode: str, found: dict[str, Any]) -> list[str]:
         "",
     ]
     if "levels" in found:
-        heads = (f"{mode}, noise", "lite", "full", "routed", "oracle", "full asked")
-        lines += _table(heads, [
+        of_levels = (f"{mode}, noise", "lite", "full", "routed", "oracle", "full asked")
+        lines += _table(of_levels, [
             (
                 f"{row['snr_db']:.0f} dB",
                 *(f"{row[name]:.1%}" for name in ("lite", "full", "routed", "oracle")),

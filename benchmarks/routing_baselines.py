@@ -12,8 +12,8 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from mla_edge.bundle import ModePolicy, RouterPolicy
-from mla_edge.exporter.policy import ALWAYS, NEVER
+from mla_edge.bundle import NEVER, ModePolicy, RouterPolicy
+from mla_edge.exporter.policy import ALWAYS
 from mla_edge.recordings import Recording
 from mla_edge.runtime.loading import Parts
 from mla_edge.runtime.model import FusedModel
@@ -28,7 +28,7 @@ class Switch:
 
     def __init__(self) -> None:
         """Nobody's turn yet."""
-        self.router: Router | None = None
+        self.router: Router = CascadeRouter(RouterPolicy({}))
 
     def instrument(self, parts: Parts) -> Parts:
         """Take the router's place."""

@@ -78,7 +78,7 @@ class Evidence:
         epsilon = math.ceil((1 - delta ** (1 / count)) / _STEP) * _STEP
         while self.fewest(epsilon, delta) > count:
             epsilon += _STEP
-        return round(epsilon, 4)
+        return float(round(epsilon, 4))
 
 
 def resplit(evidence: Evidence, epsilon: float, delta: float, splits: int) -> dict[str, Any]:

@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, Sequence
+from typing import Callable, Protocol, Sequence
 
 import numpy as np
 from commands import unseen_clips
 
-from mla_edge.networks.commands_data import FPS, CommandsData, CommandsMaker, Moment
-from mla_edge.networks.commands_data import RATE_HZ as COMMANDS_RATE_HZ
+from mla_edge.networks.commands import FPS
+from mla_edge.networks.commands import RATE_HZ as COMMANDS_RATE_HZ
+from mla_edge.networks.commands_data import CommandsData, CommandsMaker, Moment
+from mla_edge.networks.digits import RATE_HZ
 from mla_edge.networks.digits_data import (
-    RATE_HZ,
     SIZE,
     DigitsData,
     DigitsMaker,
@@ -36,7 +37,10 @@ NOISY_DB = (-10.0, 30.0)
 class World(Protocol):
     """Where moments come from."""
 
-    modes: tuple[str, ...]
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Those that there are moments for."""
+        ...
 
     def unit(self, mode: str) -> str:
         """What is independent in ``mode``."""
@@ -51,7 +55,11 @@ class World(Protocol):
 
 def open_world(network: str, data: Path, limit: int | None = None) -> World:
     """The moments of ``network`` in the folder ``data``; ``limit`` units at most."""
-    return {"digits": DigitsWorld, "commands": CommandsWorld}[network](data, limit)
+    worlds: dict[str, Callable[[Path, int | None], World]] = {
+        "digits": DigitsWorld,
+        "commands": CommandsWorld,
+    }
+    return worlds[network](data, limit)
 
 
 class DigitsWorld:

@@ -68,6 +68,9 @@ class FaultyMicrophone:
         """As of the microphone."""
         return int(self._microphone.drops)
 
+    def close(self) -> None:
+        """Whoever opened the microphone closes it."""
+
     def read(self, timeout_s: float) -> Sound:
         """What the microphone gives, unless a fault is on."""
         if self.fault == "lost":
@@ -161,7 +164,7 @@ def stamped_model(folder: Path, stamps: list[float]) -> Iterator[FusedModel]:
             stamps[:] = [] if frame is None else [read_stamp(frame.image)]
             return preprocess(sample, filled)
 
-        preprocess: Any = parts.preprocess
+        preprocess = parts.preprocess
         assert isinstance(preprocess, Preprocessor)
         return Parts(parts.engines, parts.router, see, parts.policy)
 
@@ -171,7 +174,8 @@ def stamped_model(folder: Path, stamps: list[float]) -> Iterator[FusedModel]:
 
 def soak(args: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
-    this, stamps = psutil.Process(), []
+    this = psutil.Process()
+    stamps: list[float] = []
     # Written to in place: what this program keeps must not look like a leak of the runtime's.
     most = round(args.minutes * 60 * MOST_A_SECOND)
     used = {name: np.full(most, -1.0) for name in ("at", "image", "audio")}
@@ -238,7 +242,8 @@ def report(  # noqa: PLR0913 - all that was noted
     steady = [(at, mb) for at, mb in memory if at > args.minutes * 60 * WARM_UP]
     slope_mb = None
     if len(steady) > 2:
-        slope_mb = round(float(np.polyfit(*np.array(steady).T, 1)[0]) * 3600, 2)
+        at_s, held_mb = np.array(steady).T
+        slope_mb = round(float(np.polyfit(at_s, held_mb, 1)[0]) * 3600, 2)
     settled = [row for row in counts if row[0] > args.minutes * 60 * WARM_UP] or counts
     early = [row for row in settled if row[0] <= args.minutes * 60 * 0.5] or settled
     late_rows = [row for row in settled if row[0] > args.minutes * 60 * 0.75] or settled

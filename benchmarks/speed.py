@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,9 +43,10 @@ class FirstStages(nn.Module):
     def __init__(self, full: MultimodalNetwork, stages: int) -> None:
         """``stages`` of the encoders' convolution stages, residuals counted."""
         super().__init__()
-        self.fronts = nn.ModuleList(full.encoders[name].front for name in full.names)
-        self.stages = nn.ModuleList(full.encoders[name].stages[:stages] for name in full.names)
-        config = full.encoders[full.names[0]].config
+        encoders: list[Any] = [full.encoders[name] for name in full.names]
+        self.fronts = nn.ModuleList(encoder.front for encoder in encoders)
+        self.stages = nn.ModuleList(encoder.stages[:stages] for encoder in encoders)
+        config = encoders[0].config
         width = [c for c, i in zip(config.channels, config.inner) for _ in range(1 + bool(i))]
         self.head = nn.Linear(width[stages - 1], 11)
 
@@ -55,7 +57,8 @@ class FirstStages(nn.Module):
             for front, stage, raw in zip(self.fronts, self.stages, (image, audio))
         ]
         weights = present.softmax(1)
-        return self.head(parts[0] * weights[:, :1] + parts[1] * weights[:, 1:])
+        logits: Tensor = self.head(parts[0] * weights[:, :1] + parts[1] * weights[:, 1:])
+        return logits
 
 
 def float_graphs(network: Network, folder: Path) -> dict[str, Path]:

@@ -19,6 +19,8 @@ from contextlib import ExitStack
 from default_bundle import add_bundle
 
 import mla_edge
+from mla_edge.runtime.capture import Camera, Microphone
+from mla_edge.runtime.model import FusedModel
 from mla_edge.runtime.web.events import Events, Place
 from mla_edge.runtime.web.server import WebServer
 from mla_edge.runtime.web.view import View
@@ -44,8 +46,9 @@ def main() -> None:
         world = DigitsWorld(DigitsOptions.parse(f"sim://digits?size={options.size}"))
         spec = find_inputs(model.bundle.inputs)["microphone"]
         frames = [Frame(world.frame(i / 3)[0], 0.0) for i in range(30)]
-        heard, _ = world.sound(2.0, spec.shape[-1], spec.rate_hz)
-        sounds = [Sound(heard, spec.rate_hz or 0, 0.0)]
+        rate_hz = spec.rate_hz or 0
+        heard, _ = world.sound(2.0, spec.shape[-1], rate_hz)
+        sounds = [Sound(heard, rate_hz, 0.0)]
         shares: dict[str, list[float]] = {way: [] for way in WAYS}
         latencies: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(options.turns):
@@ -67,7 +70,7 @@ def main() -> None:
         )
 
 
-def parts(model, frames, sounds) -> None:
+def parts(model: FusedModel, frames: list[Frame], sounds: list[Sound]) -> None:
     """Print what a decision and a message to a browser take."""
     view = View(model)
     eyes = view.watch("camera", FakeCamera(frames * 40))
@@ -91,7 +94,14 @@ def parts(model, frames, sounds) -> None:
     )
 
 
-def measure(model, way, camera, microphone, seconds, latencies) -> float:  # noqa: PLR0913
+def measure(  # noqa: PLR0913 - what is measured, and for how long
+    model: FusedModel,
+    way: str,
+    camera: Camera,
+    microphone: Microphone,
+    seconds: float,
+    latencies: list[float],
+) -> float:
     """The share of one core that this process takes for a turn."""
     with ExitStack() as stack:
         view = None
@@ -106,7 +116,7 @@ def measure(model, way, camera, microphone, seconds, latencies) -> float:  # noq
                 view.watch("camera", camera),
                 view.watch("microphone", microphone),
             )
-        began_s = begun_cpu_s = None
+        began_s, begun_cpu_s = None, 0.0
         for prediction in mla_edge.run(model, camera, microphone):
             if view is not None:
                 view.add(prediction)
@@ -117,6 +127,7 @@ def measure(model, way, camera, microphone, seconds, latencies) -> float:  # noq
             latencies.append(prediction.latency_ms)
             if time.monotonic() - began_s >= seconds:
                 break
+        assert began_s is not None
         return (time.process_time() - begun_cpu_s) / (time.monotonic() - began_s)
 
 

@@ -50,7 +50,8 @@ def measure(tier: str, count: int, folder: Path) -> tuple[LatencyTable, dict[str
         graphs.append(to_onnx(network, smaller, folder / f"{name}.onnx", opset=17).path)
     scopes = scopes_of(part.module, part.tier.inputs, samples[0], tier)
     ranges = calibrate(graphs[0], samples)
-    timer = WidthTimer(*graphs, scopes, whole, samples[0], folder, ranges=ranges)
+    uncut, cut = graphs
+    timer = WidthTimer(uncut, cut, scopes, whole, samples[0], folder, ranges=ranges)
     table = timer.measure(tier, options)
     draw = np.random.default_rng(0)
     choices = {

@@ -51,7 +51,8 @@ class Lite0(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, 3, 224, 224] → logits [B, 1000]."""
-        return self.body((image - 127.0) / 128.0)
+        logits: Tensor = self.body((image - 127.0) / 128.0)
+        return logits
 
 
 def make_network(data: str | os.PathLike[str] | None = None) -> Network:

@@ -21,7 +21,10 @@ MEDIA_START_S = 0.0
 class Camera(Protocol):
     """Gives the newest frame; its reader thread keeps one frame and drops older ones."""
 
-    drops: int
+    @property
+    def drops(self) -> int:
+        """How much was captured that nobody read, or lost on the way."""
+        ...
 
     def read(self, timeout_s: float) -> Frame:
         """The newest frame not read before.
@@ -67,7 +70,10 @@ class Prepares(Protocol):
 class Microphone(Protocol):
     """Gives the newest window of sound."""
 
-    drops: int
+    @property
+    def drops(self) -> int:
+        """How much was captured that nobody read, or lost on the way."""
+        ...
 
     def read(self, timeout_s: float) -> Sound:
         """The last window of sound, newest sample last; errors as ``Camera.read``."""

@@ -45,7 +45,10 @@ class Fault:
 class Source(Protocol):
     """What cameras and microphones have in common."""
 
-    drops: int
+    @property
+    def drops(self) -> int:
+        """As of a camera."""
+        ...
 
     def read(self, timeout_s: float) -> Signal:
         """The newest signal; CaptureTimeout, CaptureEnded or another CaptureError."""
