@@ -34,7 +34,10 @@ def test_a_fake_has_the_methods_and_attributes_of_its_protocol(fake, protocol):
         expected = list(inspect.signature(method).parameters.values())[1:]
         found = list(inspect.signature(getattr(fake, name)).parameters.values())
         assert [(p.name, p.kind) for p in found] == [(p.name, p.kind) for p in expected]
-    for name in protocol.__annotations__:
+    properties = [n for n, _ in inspect.getmembers(protocol, lambda m: isinstance(m, property))]
+    attributes = [*vars(protocol).get("__annotations__", ()), *properties]
+    assert attributes
+    for name in attributes:
         assert hasattr(fake, name), name
 
 

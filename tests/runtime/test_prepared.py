@@ -43,7 +43,8 @@ class Feed:
 
     def end(self):
         self.pictures.clear()
-        self.more.release(9)
+        for _ in range(9):
+            self.more.release()
 
 
 @pytest.fixture
