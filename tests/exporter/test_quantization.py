@@ -167,9 +167,11 @@ def test_layers_that_are_to_stay_float_do(graph, ranges, tmp_path):
 def test_both_forms_answer_as_the_float_network(quantized, held_back, style):
     samples, logits, _ = held_back
     engine = OnnxRuntimeEngine(quantized[style])
+    # Kernels for processors without VNNI saturate where two products are large.
+    least = 0.95 if style == "cpu" else 0.995
     for sample, expected in zip(samples, logits):
         found, wanted = engine.run(sample)["logits"].ravel(), expected.ravel()
-        assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.995
+        assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > least
 
 
 @pytest.mark.parametrize("int8_weights", [False, True])
