@@ -1,5 +1,5 @@
 # make demo    install, export the reference network for this computer, run it for 10 s
-# make test    install what the tests need and run all of them
+# make test    install what the tests need and run all of them (TESTS=what pytest shall run instead)
 # make check   format, lint, types, Python 3.8, generated documents
 # make bench   the figures of the documents (DATA=folder with the data sets)
 # make docs    write the generated documents again
@@ -12,6 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 TORCH_INDEX ?=
 DATA ?=
+TESTS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -27,7 +28,7 @@ demo: $(DEMO_READY)
 	$(BIN)/mla-edge run --camera sim://digits --mic sim://digits --duration 10
 
 test: $(TEST_READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 check: $(TEST_READY)
 	$(BIN)/ruff format --check .
