@@ -108,12 +108,13 @@ def output_error(wanted: np.ndarray, found: np.ndarray) -> OutputError:
     )
 
 
-def answers(graph: Path, samples: Sequence[Tensors]) -> np.ndarray:
+def answers(graph: Path, samples: Sequence[Tensors], *, optimise: bool = False) -> np.ndarray:
     """The logits of ``graph`` as it is written, [samples, classes].
 
-    ExportError for logits that are not finite.
+    With ``optimise`` as ONNX Runtime runs it, by this processor's INT8 kernels. ExportError for
+    logits that are not finite.
     """
-    return np.asarray(_logits(graph, samples, optimise=False))
+    return np.asarray(_logits(graph, samples, optimise=optimise))
 
 
 def _log_odds(logits: np.ndarray) -> np.ndarray:

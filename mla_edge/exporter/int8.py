@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from mla_edge.bundle import sha256_of
 from mla_edge.exporter.float_graphs import calibration_feeds, mixes, tune_feeds
+from mla_edge.exporter.job import kept_json
 from mla_edge.exporter.layers import find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.operators import takes_int8_weights
@@ -16,6 +17,7 @@ from mla_edge.exporter.post_training import TUNE_SAMPLES, calibrate_by_tensor
 from mla_edge.exporter.quantization import STYLES, quantize
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.runs import machine, measure_costs
+from mla_edge.exporter.saturation import note_attempt, saturates, try_seven_bits
 from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.steps import hash_of
 
@@ -107,14 +109,30 @@ def quantize_tier(
 def choose_ranges(job: Job, part: TierNetwork, float_graph: Path) -> RangesOrigin:
     """The shipped ranges where they fit, otherwise those of the calibration set.
 
-    Those that the graph has learned with, if it has.
+    Those that the graph has learned with, if it has. On a processor whose sums saturate, and
+    for it, activations are in seven bits where that comes nearer to float.
     """
-    name = part.tier.name
     frozen = float_graph.with_name(FROZEN)
     if frozen.exists():
         found = json.loads(frozen.read_text(encoding="utf-8"))
         known = Ranges.from_json(found["ranges"])
         return RangesOrigin(found["source"], found["samples_sha256"], known)
+    origin = _find_ranges(job, part, float_graph)
+    if job.profile.tensorrt is not None or not saturates():
+        return origin
+    key = hash_of(
+        "saturation", job.base, sha256_of(float_graph), origin.ranges.to_json(), machine()
+    )
+
+    def make() -> dict[str, Any]:
+        return try_seven_bits(float_graph, origin.ranges, tune_feeds(job, part, TUNE_SAMPLES))
+
+    row = kept_json(job, "saturation", part.tier.name, key, make)
+    return replace(origin, ranges=note_attempt(origin.ranges, row))
+
+
+def _find_ranges(job: Job, part: TierNetwork, float_graph: Path) -> RangesOrigin:
+    name = part.tier.name
     said = f"calibration set {job.calibration.spec.name}"
     shipped = ranges_to_use(job.network, job.recipe, job.precision, job.own_samples)[name]
     if shipped:

@@ -75,7 +75,7 @@ def calibrate_by_tensor(
         runs = run_with(model, sorted({layer.source for layer in layers}), samples)
         whole = round_together(layers, runs, constants)
     plain = Ranges(structure_of(layers), BY_TENSOR, len(samples), {})
-    trial = _Trial(graph, tune[:TUNE_SAMPLES])
+    trial = Trial(graph, tune[:TUNE_SAMPLES])
     places: dict[str, Range] = {}
     corrections: dict[str, Mapping[str, str]] = {}
     roundings: dict[str, Mapping[str, str]] = {}
@@ -91,7 +91,7 @@ def calibrate_by_tensor(
 
 
 def _best(  # noqa: PLR0913 - what was measured, and where it is tried
-    trial: _Trial,
+    trial: Trial,
     layers: Sequence[Layer],
     candidates: Mapping[str, Mapping[str, Range]],
     errors: LayerErrors,
@@ -142,18 +142,22 @@ def _best(  # noqa: PLR0913 - what was measured, and where it is tried
     return made[kept], attempts
 
 
-class _Trial:
+class Trial:
     """Quantizes a float graph, and says what its logits are worth."""
 
-    def __init__(self, graph: Path, samples: Sequence[Tensors]) -> None:
-        self.graph, self._samples = graph, samples
+    def __init__(
+        self, graph: Path, samples: Sequence[Tensors], *, optimise: bool = False
+    ) -> None:
+        """``optimise`` runs the INT8 forms by this processor's kernels, not as written."""
+        self.graph, self._samples, self._optimise = graph, samples, optimise
         self.wanted = answers(graph, samples)  # [samples, classes]
 
     def answers(self, style: str, ranges: Ranges) -> np.ndarray:
+        """The logits of the graph in INT8, [samples, classes]."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.onnx"
             quantize(self.graph, path, ranges, style=style, int8_weights=True)
-            return answers(path, self._samples)
+            return answers(path, self._samples, optimise=self._optimise)
 
     def gains(self, logits: np.ndarray, others: np.ndarray) -> bool:
         """Whether ``logits`` are nearer to the float ones than ``others``, and not by chance.

@@ -116,7 +116,8 @@ def _approach(
     fixed_ms = table.whole_ms - sum(max(row.items())[1] for row in table.rows.values())
     best: Attempt | None = None
     correction_ms = attempts[-1].measured_ms - attempts[-1].predicted_ms if attempts else 0.0
-    tried: list[Mapping[str, int]] = []
+    # Nothing pruned misses the goal by the table, whatever one noisy measurement says.
+    tried: list[Mapping[str, int]] = [{g: max(row) for g, row in table.rows.items()}]
     for _ in range(_ATTEMPTS):
         budget_ms = target_ms * _AIM - fixed_ms - correction_ms
         widths = choose_widths(options, budget_ms) or _cheapest(options)
@@ -184,9 +185,10 @@ def find_uniform(
     """The largest share of every width whose graph takes ``target_ms`` or less; None: none."""
     whole = {group: max(row) for group, row in table.rows.items()}
     shares: dict[tuple[int, ...], float] = {}  # one of each choice of widths
-    for step in range(64, 64 // _LEAST_EIGHTH - 1, -1):
+    for step in range(63, 64 // _LEAST_EIGHTH - 1, -1):
         widths = uniform_widths(whole, heads, step / 64, round_to)
-        shares.setdefault(tuple(widths.values()), step / 64)
+        if widths != whole:
+            shares.setdefault(tuple(widths.values()), step / 64)
     ladder = list(shares.values())
     found: tuple[float, Attempt] | None = None
     low, high = 0, len(ladder)

@@ -136,3 +136,19 @@ def test_the_uniform_network_is_the_least_pruned_that_meets_the_goal():
     more = uniform_widths(WHOLE, ["heads"], share + 1 / 64, 16)
     assert more == attempt.widths or TABLE.predict(more) > 3.2 - 0.01
     assert find_uniform(TABLE, ["heads"], 16, 1.0, machine.time) is None
+
+
+def test_a_noisy_clock_never_makes_nothing_pruned_the_answer():
+    def time(choices, sessions):  # whatever is timed after the whole seems to reach the goal
+        return {
+            "": np.full(sessions, 4.0),
+            **{name: np.full(sessions, 3.1) for name in choices},
+        }
+
+    share, attempt = find_uniform(TABLE, ["heads"], 16, 3.2, time)
+    assert share < 1.0
+    assert attempt.widths != WHOLE
+    # Now there seems to be room for everything: the next choice would be the whole network.
+    found = find_widths(TABLE, LOSSES, PARTS, 3.9, time)
+    assert found.chosen.widths != WHOLE
+    assert all(attempt.widths != WHOLE for attempt in found.attempts)
