@@ -29,7 +29,7 @@ from mla_edge.runtime.capture import (
 )
 from mla_edge.runtime.model import Clock
 from mla_edge.runtime.sense import ENDED, FILLING, OK, WAITING, Fault, Sense, Source
-from mla_edge.runtime.vitals import Vitals, look_at
+from mla_edge.runtime.vitals import Vitals, look_at_picture
 from mla_edge.signals import SENSES, Ahead, InputSpec, Prediction, Sample, find_inputs
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def _preparation(spec: InputSpec) -> Prepare:
 
     def prepare(picture: np.ndarray) -> Ahead:
         picture.flags.writeable = False  # else what is made of it could be of another one
-        return Ahead(picture, shrink(picture), *look_at(picture))
+        return Ahead(picture, shrink(picture), *look_at_picture(picture))
 
     return prepare
 

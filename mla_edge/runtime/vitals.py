@@ -81,7 +81,7 @@ class Vitals:
         return FROZEN if self._in_a_row >= BUFFERS else REPEATING
 
 
-def look_at(picture: np.ndarray) -> tuple[bytes, bool]:
+def look_at_picture(picture: np.ndarray) -> tuple[bytes, bool]:
     """Some pixels of ``picture``, uint8 RGB, and whether nearly all of them are dark."""
     return _look(picture[::STRIDE, ::STRIDE])
 
@@ -92,7 +92,7 @@ def _look_at(signal: Frame | Clip) -> tuple[bytes, bool]:
     ahead = signal.ahead
     if ahead is not None and ahead.of is signal.image:
         return ahead.sparse, ahead.dark
-    return look_at(signal.image)
+    return look_at_picture(signal.image)
 
 
 def _look(seen: np.ndarray) -> tuple[bytes, bool]:
@@ -100,11 +100,13 @@ def _look(seen: np.ndarray) -> tuple[bytes, bool]:
 
 
 def _kind_of_sound(samples: np.ndarray) -> str:
-    if not samples.any():
+    loudest = max(samples.max(initial=0.0), -samples.min(initial=0.0))
+    if loudest == 0.0:
         return SILENT
-    loud = np.count_nonzero(np.abs(samples) >= LIMIT)
-    if loud >= LIMIT_SHARE * samples.size:
-        return CLIPPING
+    if loudest >= LIMIT:
+        loud = np.count_nonzero(np.abs(samples) >= LIMIT)
+        if loud >= LIMIT_SHARE * samples.size:
+            return CLIPPING
     return REPEATING if _repeats(samples) else ""
 
 
@@ -115,8 +117,9 @@ def _repeats(samples: np.ndarray) -> bool:
         return False
     # Where the most distinct place of the newest part has been before: of noise, nowhere.
     newest = samples[-longest:]
-    at = len(samples) - longest + int(np.abs(np.diff(newest)).argmax())
-    lags = np.arange(1, longest + 1)
-    for back in range(ANCHOR):
+    jumps = newest[1:] - newest[:-1]
+    at = len(samples) - longest + int(np.abs(jumps, out=jumps).argmax())
+    lags = 1 + np.flatnonzero(samples[at - longest : at][::-1] == samples[at])
+    for back in range(1, ANCHOR):
         lags = lags[samples[at - lags - back] == samples[at - back]]
     return any(np.array_equal(samples[lag:], samples[:-lag]) for lag in lags[:MOST_PLACES])

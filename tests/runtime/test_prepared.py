@@ -12,7 +12,7 @@ from mla_edge.preprocess import PictureShrinker, Preprocessor
 from mla_edge.runtime.bench import Stages, TimedSource
 from mla_edge.runtime.capture import Prepares
 from mla_edge.runtime.tap import tap
-from mla_edge.runtime.vitals import look_at
+from mla_edge.runtime.vitals import look_at_picture
 from mla_edge.signals import Ahead, Frame, InputSpec, Sample
 
 pytest.importorskip("cv2")
@@ -56,7 +56,7 @@ def feed():
 
 
 def prepare(picture):
-    return Ahead(picture, PictureShrinker(SPEC)(picture), *look_at(picture))
+    return Ahead(picture, PictureShrinker(SPEC)(picture), *look_at_picture(picture))
 
 
 def until(condition):
