@@ -263,12 +263,21 @@ def report(  # noqa: PLR0913 - all that was noted
         "longest_without_decision_s": round(float(gaps.max()), 2),
         "ages_understated": too_young,
         "memory_mb": [round(memory[0][1], 1), round(memory[-1][1], 1)],
+        "memory_mb_by_minute": by_minute(memory),
         "memory_growth_mb_an_hour": slope_mb,
     }
     for column, name in ((1, "threads"), (2, "open_files")):
         figures[name] = range_of(settled, column)
         figures[f"{name}_by_quarter"] = [range_of(rows, column) for rows in (early, late_rows)]
     return {**figures, **judge(figures)}
+
+
+def by_minute(memory: list[tuple[float, float]]) -> list[float]:
+    """The median of each minute: a step tells of something else than a slope does."""
+    minutes: dict[int, list[float]] = {}
+    for at_s, held_mb in memory:
+        minutes.setdefault(int(at_s // 60), []).append(held_mb)
+    return [round(float(np.median(held)), 1) for held in minutes.values()]
 
 
 def range_of(rows: list[tuple[float, int, int]], column: int) -> list[int]:

@@ -131,3 +131,8 @@ def test_the_verdict_is_the_exit_code(soak, monkeypatch, tmp_path, capsys, faile
     monkeypatch.setattr(soak, "soak", lambda args: {"failed": failed})
     assert soak.main() == code
     assert f"failed: {failed}" in capsys.readouterr().out
+
+
+def test_memory_is_told_by_minute_so_that_a_step_is_no_slope(soak):
+    held = [(at, 100.0 if at < 130 else 103.2) for at in range(0, 240, 5)]
+    assert soak.by_minute(held) == [100.0, 100.0, 103.2, 103.2]
