@@ -2,7 +2,8 @@
 
 ONNX Runtime multiplies unsigned activations with signed weights. On x86-64 without VNNI it adds
 each two neighbouring products in 16 bits, saturated: 255 * 127 twice does not fit. Activations
-in seven bits do, 127 * 127 twice, at the price of steps twice as wide.
+in seven bits do, 127 * 127 twice, at the price of steps twice as wide. What is beyond the range
+that calibration chose may still overflow.
 """
 
 from __future__ import annotations
