@@ -15,6 +15,7 @@ import numpy as np
 from mla_edge.errors import CaptureEnded, CaptureError, ConfigError, MissingDependency
 from mla_edge.recordings import is_session
 from mla_edge.runtime import v4l2
+from mla_edge.runtime.buffers import Buffers
 from mla_edge.runtime.capture import MEDIA_START_S, Prepare
 from mla_edge.runtime.keeper import Keeper
 from mla_edge.signals import Frame
@@ -39,6 +40,9 @@ DELAYS_S = (0.1, 0.3)
 # From so many pixels on OpenCV shares a picture among threads. They then wait for more at full
 # speed, 0.7 ms of a processor for 0.1 ms gained: one that is not large is given to it in parts.
 _SHARED, _LARGE, _PART = 3 << 15, 1 << 20, 1 << 16
+# Held at once at most. As decoded: the newest, the next one while it is decoded, the one before
+# while it is read. As RGB: the newest, the next one, and of the reader the last two.
+_MOST_DECODED, _MOST_RGB = 3, 4
 URL_SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
 CSI_DEFAULTS = {"width": 1280, "height": 720, "fps": 30}
 
@@ -90,7 +94,8 @@ class LiveCamera:
         self.still = False  # whether its pictures are the same on purpose
         self._newest: _Taken | None = None
         self._awaited = False  # whether a read waits
-        self._spares: list[np.ndarray] = []  # decoded into again, to spare the allocation
+        self._shape: tuple[int, ...] = ()  # of what was decoded last
+        self._decoded, self._rgb = Buffers(_MOST_DECODED), Buffers(_MOST_RGB)
         self._see: Callable[[Frame], object] | None = None
         self._prepare: Prepare | None = None
         self._keeper = Keeper(
@@ -108,9 +113,7 @@ class LiveCamera:
             newest, self._newest = self._newest, None
         if newest is None:
             raise self._keeper.failure(timeout_s)
-        frame = newest.frame or _converted(newest.picture, newest.time_s)
-        self._spares.append(newest.picture)
-        return frame
+        return newest.frame or self._frame(newest.picture, newest.time_s)
 
     def watch(self, see: Callable[[Frame], object] | None) -> None:
         """Show every frame to ``see``, on the reader's thread; as ``capture.Watched``."""
@@ -128,26 +131,26 @@ class LiveCamera:
     def _pump(self, feed: Feed, closing: threading.Event) -> None:
         while not closing.is_set():
             time_s = feed.grab()
-            picture = feed.retrieve(self._spares.pop() if self._spares else None)
+            picture = feed.retrieve(self._decoded.take(self._shape) if self._shape else None)
             early_s = time_s - time.monotonic()  # only a file's frame is early: hold it
             if early_s > 0 and closing.wait(early_s):
                 return
             if picture is None:
                 self.drops += 1
             else:
+                self._shape = picture.shape
                 self._put(picture, time_s)
 
     def _put(self, picture: np.ndarray, time_s: float) -> None:
         see, prepare = self._see, self._prepare
         frame = None
         if see is not None:
-            frame = _converted(picture, time_s)
+            frame = self._frame(picture, time_s)
             see(frame)
         taken = _Taken(picture, time_s, frame)
         with self._keeper.news:
             if self._newest is not None:
                 self.drops += 1
-                self._spares.append(self._newest.picture)
             self._newest = taken
             is_awaited = self._awaited
             self._keeper.recovered()
@@ -157,11 +160,14 @@ class LiveCamera:
 
     def _make_ready(self, taken: _Taken, prepare: Prepare) -> None:
         """Put what is there in a form that costs the reader less; it may read meanwhile."""
-        image = (taken.frame or _converted(taken.picture, taken.time_s)).image
+        image = (taken.frame or self._frame(taken.picture, taken.time_s)).image
         frame = Frame(image, taken.time_s, ahead=prepare(image))
         with self._keeper.news:
             if self._newest is taken:
                 self._newest = _Taken(taken.picture, taken.time_s, frame)
+
+    def _frame(self, picture: np.ndarray, time_s: float) -> Frame:
+        return _converted(picture, time_s, self._rgb.take((*picture.shape[:2], 3)))
 
 
 class SteppedCamera:
@@ -181,7 +187,7 @@ class SteppedCamera:
             time_s = self._feed.grab()
             picture = self._feed.retrieve(None)
             if picture is not None:
-                return _converted(picture, time_s)
+                return _converted(picture, time_s, np.empty_like(picture))
             self.drops += 1
         raise CaptureError("the camera is closed")
 
@@ -370,13 +376,11 @@ def open_file(path: Path, start_s: float | None = None) -> Feed:
     return VideoFeed(path, start_s)
 
 
-def _converted(picture: np.ndarray, time_s: float) -> Frame:
-    """The frame of ``picture``, BGR."""
+def _converted(picture: np.ndarray, time_s: float, image: np.ndarray) -> Frame:
+    """The frame of ``picture``, BGR, in the memory of ``image``."""
     height, width = picture.shape[:2]
-    if not _SHARED <= height * width < _LARGE:
-        return Frame(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), time_s)
-    image = np.empty((height, width, 3), np.uint8)
-    rows = max(1, _PART // width)
+    is_shared = _SHARED <= height * width < _LARGE
+    rows = max(1, _PART // width) if is_shared else height
     for top in range(0, height, rows):
         part = slice(top, top + rows)
         cv2.cvtColor(picture[part], cv2.COLOR_BGR2RGB, dst=image[part])

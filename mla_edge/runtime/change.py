@@ -43,8 +43,11 @@ class Look:
             return False
         if self.total is not None and other.total is not None:
             gain = self.total / other.total if other.total > 0 else 1.0
-            values = other.values * min(max(gain, _GAIN[0]), _GAIN[1])
-            return cv2.norm(self.values, values, cv2.NORM_INF) <= self.far
+            gain = min(max(gain, _GAIN[0]), _GAIN[1])
+            apart = cv2.addWeighted(
+                self.values, 1.0, other.values, -gain, 0.0, dtype=cv2.CV_32F
+            )
+            return cv2.norm(apart, cv2.NORM_INF) <= self.far
         if not self.far:
             return np.array_equal(self.values, other.values)
         return float(np.abs(self.values - other.values).max(initial=0.0)) <= self.far
@@ -118,27 +121,29 @@ def _is_picture(values: np.ndarray) -> bool:
 
 
 def _blocks(picture: np.ndarray) -> np.ndarray:
-    """Mean of each colour in the blocks of a grey or RGB picture, float32 [18, 32, colours].
+    """Mean of each colour in the blocks of a grey or RGB picture, uint8 [18, 32, colours].
 
-    Of 16 pixels of each, which takes 0.012 ms; all of them would take one. A picture that is
-    smaller than the blocks is taken as it is.
+    Of 16 pixels of each, which takes 0.01 to 0.03 ms; all of them would take one. A picture
+    that is smaller than the blocks is taken as it is.
     """
     down, across = _BLOCKS
     if picture.shape[0] < down or picture.shape[1] < across:
-        return picture.astype(np.float32)
+        return picture.copy()
     means = cv2.resize(picture, (4 * across, 4 * down), interpolation=cv2.INTER_NEAREST)
     for pixels in (2, 1):  # OpenCV is fastest at halves
         size = pixels * across, pixels * down
         means = cv2.resize(means, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(means, np.float32)
+    return means
 
 
 def _levels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """Level of each 0.1 s in bel, 10 dB, of all of it and then of its high notes."""
     length = max(2, int(rate_hz * _BLOCK_S))
-    blocks = samples[len(samples) % length :].reshape(-1, length)
-    steps = blocks[:, 1:] - blocks[:, :-1]
-    energies = np.empty((2, len(blocks), 1, 1), samples.dtype)
-    for rows, energy in zip((blocks, steps), energies):  # a product takes half of einsum's time
-        np.matmul(rows[:, None, :], rows[:, :, None], out=energy)
+    samples = samples[len(samples) % length :]
+    both = np.zeros((2, len(samples)), samples.dtype)  # as it is, and its steps
+    both[0] = samples
+    np.subtract(samples[1:], samples[:-1], out=both[1, 1:])
+    blocks = both.reshape(-1, length)
+    # A product takes half of the time of einsum, and one less than two.
+    energies = np.matmul(blocks[:, None, :], blocks[:, :, None])
     return np.asarray(np.log10(energies.ravel() + _FLOOR * length))
