@@ -105,7 +105,7 @@ def test_a_dry_run_names_what_the_recipe_does_to_the_weights(export, tmp_path):
     assert steps[1] == "only: to ONNX, opset 21, int8, linear layers with INT4 weights"
 
 
-def test_a_lost_gate_exits_with_4(export, tmp_path):
+def test_a_lost_gate_exits_with_4(export, shares_pay, tmp_path):
     (tmp_path / "hard.toml").write_text(
         'title = "x"\nprecision = "int8"\ncalibration = "quick"\n[tiers.only]\nprune = 0.8\n'
     )

@@ -225,7 +225,7 @@ def test_an_interrupt_leaves_the_old_bundle_as_it_was(alarms, cache):
 
 
 @pytest.fixture
-def ruined(alarms, tmp_path):
+def ruined(alarms, shares_pay, tmp_path):
     recipe = tmp_path / "ruined.toml"
     recipe.write_text(
         'title = "too hard"\nprecision = "int8"\ncalibration = "quick"\n'
@@ -422,7 +422,7 @@ def test_float_as_trained(small, cache):
     assert drops == [0.0] * 4
 
 
-def test_training_data_brings_the_pruned_tier_closer(alarms, monkeypatch, tmp_path):
+def test_training_data_brings_the_pruned_tier_closer(alarms, shares_pay, monkeypatch, tmp_path):
     from mla_edge.networks import load_network
 
     data = tmp_path / "data"

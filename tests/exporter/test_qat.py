@@ -150,7 +150,7 @@ def test_which_is_better_is_a_matter_of_the_gate_then_of_int8_then_of_accuracy(b
     assert not better.badness(1.0) < better.badness(1.0)  # no better is not enough
 
 
-def test_a_tier_that_was_pruned_and_taught_goes_on_from_there(uneven, tmp_path):
+def test_a_tier_that_was_pruned_and_taught_goes_on_from_there(uneven, shares_pay, tmp_path):
     request = uneven("[distillation]\nsamples = 32\nsteps = 3\n[tiers.only]\nprune = 0.5\n")
     steps = Steps(lambda event: None)
     plan = pipeline.load(request, steps)

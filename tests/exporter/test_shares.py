@@ -105,25 +105,9 @@ def pruned(monkeypatch, prunable, tmp_path):
     )
 
 
-def timed(monkeypatch, saves):
-    """The time of a graph is by its size, where ``saves`` says that it counts."""
-
-    def time_runs(cases, *, sessions):
-        sizes = {name: path.stat().st_size for name, (path, _) in cases.items()}
-        # As much more in one session as less in the next: the mean is exact.
-        noise = np.resize([1e-6, -1e-6], sessions)
-        return {
-            name: (size / 1e5 if saves else 1.0) + noise * (-1) ** place
-            for place, (name, size) in enumerate(sizes.items())
-        }
-
-    monkeypatch.setattr(shares, "time_runs", time_runs)
-
-
 def test_shares_that_pay_prune_the_tier_and_the_report_says_by_how_much(
-    pruned, monkeypatch, tmp_path
+    pruned, shares_pay, tmp_path
 ):
-    timed(monkeypatch, saves=True)
     result = export(pruned, cache=StepCache(tmp_path / "steps"))
     tier = result.report["tiers"][0]
     assert tier["shares"]["kept"] == tier["shares"]["asked"] == ALL_OF_THE_RECIPE
@@ -140,7 +124,10 @@ def test_shares_that_pay_prune_the_tier_and_the_report_says_by_how_much(
 def test_shares_that_make_nothing_faster_are_rolled_back_and_reported(
     pruned, monkeypatch, tmp_path
 ):
-    timed(monkeypatch, saves=False)
+    def time_runs(cases, *, sessions):
+        return dict.fromkeys(cases, np.ones(sessions))
+
+    monkeypatch.setattr(shares, "time_runs", time_runs)
     seen = []
     result = export(pruned, seen.append, cache=StepCache(tmp_path / "steps"))
     tier = result.report["tiers"][0]
