@@ -162,7 +162,7 @@ def make_bundle(folder, *, profile="agx-orin", policy=None):
         tiers=(Tier("lite", ("x",), ("logits", "feature")),),
         policy=policy or RouterPolicy({"x": ModePolicy(1.0, 0.0)}),
         created="2026-01-01T00:00:00+00:00",
-        provenance={"precision": "int8"},
+        provenance={"precision": "int8", "sums_of_16_bits": True},  # nothing to warn of
         files={
             f"graphs/{name}": sha256_of(folder / "graphs" / name)
             for name in ("lite.onnx", "lite.cpu.onnx")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from mla_edge.bundle import Bundle, RouterPolicy, read_policy
-from mla_edge.engines import Engine, open_engine
+from mla_edge.engines import Engine, open_engine, saturation
 from mla_edge.engines.sidecar import FOLDER, check_sidecar, plan_path, read_sidecar
 from mla_edge.errors import (
     BundleError,
@@ -36,7 +36,7 @@ class Opened:
     engines: Mapping[str, Engine]
     title: str
     policy: RouterPolicy
-    note: str = ""  # why not TensorRT, where the bundle has engines for it
+    note: str = ""  # why not TensorRT, where there are engines for it; what may go wrong here
     key: str = ""  # of the machine, where they are TensorRT's
 
 
@@ -55,17 +55,18 @@ def open_tiers(bundle: Bundle, *, engine: str = "auto", threads: int = 0) -> Ope
         return _open_tensorrt(bundle)
     if engine in ("ort-tensorrt", "ort-cuda"):
         return _open_provider(bundle, engine[4:], threads)
-    note = ""
+    notes = []
     if engine == "auto" and machines(bundle):
         try:
             return _open_tensorrt(bundle)
         except (MissingDependency, EngineMismatch, InferenceError) as error:
-            note = f"the bundle's TensorRT engines are not used: {error} ({error.hint})"
+            notes.append(f"the bundle's TensorRT engines are not used: {error} ({error.hint})")
     names = [*(tier.name for tier in bundle.tiers), *bundle.solos]
     opened = _open_all(
         names, lambda tier: open_engine(bundle.graph(tier, cpu=True), threads=threads)
     )
-    return Opened(opened, "ONNX Runtime", bundle.policy, note)
+    notes += saturation.warnings(bundle)
+    return Opened(opened, "ONNX Runtime", bundle.policy, "\n".join(notes))
 
 
 def read_build(bundle: Bundle, key: str) -> dict[str, Any]:

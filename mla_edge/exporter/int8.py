@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from mla_edge.bundle import sha256_of
+from mla_edge.engines.saturation import saturates
 from mla_edge.exporter.float_graphs import calibration_feeds, mixes, tune_feeds
 from mla_edge.exporter.job import kept_json
 from mla_edge.exporter.layers import find_layers, structure_of
@@ -17,7 +18,7 @@ from mla_edge.exporter.post_training import TUNE_SAMPLES, calibrate_by_tensor
 from mla_edge.exporter.quantization import STYLES, quantize
 from mla_edge.exporter.ranges import Ranges
 from mla_edge.exporter.runs import machine, measure_costs
-from mla_edge.exporter.saturation import note_attempt, saturates, try_seven_bits
+from mla_edge.exporter.seven_bits import note_attempt, try_seven_bits
 from mla_edge.exporter.shipped_ranges import ranges_to_use
 from mla_edge.exporter.steps import hash_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from mla_edge.exporter.job import HeldBack, Job
     from mla_edge.networks import TierNetwork
+    from mla_edge.profiles import DeviceProfile
 
 RANGES = "ranges.json"
 FROZEN = "frozen_ranges.json"  # beside a float graph that has learned with these ranges
@@ -118,7 +120,7 @@ def choose_ranges(job: Job, part: TierNetwork, float_graph: Path) -> RangesOrigi
         known = Ranges.from_json(found["ranges"])
         return RangesOrigin(found["source"], found["samples_sha256"], known)
     origin = _find_ranges(job, part, float_graph)
-    if job.profile.tensorrt is not None or not saturates():
+    if not minds_sums(job.profile):
         return origin
     key = hash_of(
         "saturation", job.base, sha256_of(float_graph), origin.ranges.to_json(), machine()
@@ -129,6 +131,11 @@ def choose_ranges(job: Job, part: TierNetwork, float_graph: Path) -> RangesOrigi
 
     row = kept_json(job, "saturation", part.tier.name, key, make)
     return replace(origin, ranges=note_attempt(origin.ranges, row))
+
+
+def minds_sums(profile: DeviceProfile) -> bool:
+    """Whether an export for ``profile`` is for this processor, and its sums are cut off."""
+    return profile.tensorrt is None and saturates()
 
 
 def _find_ranges(job: Job, part: TierNetwork, float_graph: Path) -> RangesOrigin:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from mla_edge.bundle import Bundle, RouterPolicy, sha256_of
+from mla_edge.engines import saturation
 from mla_edge.errors import ConfigError
 from mla_edge.exporter import report as reporting
 from mla_edge.exporter.bundle_files import write_graphs
@@ -27,6 +28,7 @@ from mla_edge.exporter.fingerprints import code_fingerprint, network_code, weigh
 from mla_edge.exporter.goal import LatencyGoal, make_goal
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.int4_weights import OPSET as INT4_OPSET
+from mla_edge.exporter.int8 import minds_sums
 from mla_edge.exporter.job import Job
 from mla_edge.exporter.layers import floating_layers
 from mla_edge.exporter.onnx_graph import load_model
@@ -294,6 +296,7 @@ def hash_inputs(base: str, request: ExportRequest, plan: Plan, calibration_sha25
         repr(plan.profile),
         repr(plan.recipe),
         plan.precision,
+        minds_sums(plan.profile),
         calibration_sha256,
         ranges,
         score_sha256(plan.network.name),
@@ -357,6 +360,7 @@ def describe(
             "calibration_sha256": job.calibration.sha256,
             "recipe": plan.recipe.name,
             "precision": plan.precision,
+            saturation.MINDED: minds_sums(plan.profile),
             "opset": plan.profile.opset,
             "dla": job.dla,
             "int4": [t for t, how in plan.recipe.tiers.items() if how.weights],

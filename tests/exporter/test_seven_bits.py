@@ -16,18 +16,13 @@ from mla_edge.exporter.pipeline import ExportRequest, export
 from mla_edge.exporter.post_training import calibrate_by_tensor
 from mla_edge.exporter.quantization import quantize, run_with
 from mla_edge.exporter.ranges import Ranges
-from mla_edge.exporter.saturation import (
+from mla_edge.exporter.seven_bits import (
     SEVEN_BITS,
     in_seven_bits,
     note_attempt,
-    saturates,
     try_seven_bits,
 )
 from mla_edge.exporter.steps import StepCache
-
-
-def test_what_is_tried_is_what_the_processor_says_of_itself():
-    assert saturates() == (not IS_EXACT)
 
 
 def test_two_products_fit_into_16_bits(graph, ranges, tensors, tmp_path):

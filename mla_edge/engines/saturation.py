@@ -1,0 +1,51 @@
+"""Whether this processor adds up products of INT8 exactly.
+
+ONNX Runtime multiplies unsigned activations with signed weights. On x86-64 without VNNI it adds
+each two neighbouring products in 16 bits, saturated: 255 * 127 twice does not fit, and the
+answer is wrong without a word.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mla_edge.bundle import Bundle
+
+MINDED = "sums_of_16_bits"
+"""In the provenance: was it exported for, and on, a processor whose sums are cut off?"""
+
+# A product of activations, uint8 [16, 64], and weights, int8 [64, 32], which are all 127.
+_GRAPH = Path(__file__).with_name("saturation.onnx")
+
+
+@functools.lru_cache(maxsize=None)
+def saturates() -> bool:
+    """Whether sums of INT8 products are cut off on this processor: tried, not looked up."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False  # spares a board the time: Arm's kernels add up exactly
+    from mla_edge.engines.ort import OnnxRuntimeEngine  # not everywhere installed
+
+    engine = OnnxRuntimeEngine(_GRAPH, threads=1)
+    activations = np.full((16, 64), 255, np.uint8)
+    sums = engine.run({"activations": activations})["sums"]
+    is_exact = bool((sums == 64 * 255 * 127).all())
+    engine.close()
+    return not is_exact
+
+
+def warnings(bundle: Bundle) -> list[str]:
+    """What there is to say before the processor's graphs of ``bundle`` run here."""
+    facts = bundle.provenance
+    if facts.get("precision") != "int8" or facts.get(MINDED) or not saturates():
+        return []
+    return [
+        "this processor cuts off sums of INT8 (x86-64 without VNNI), which the export of this "
+        "bundle did not see: its answers may be wrong here. How far: "
+        f"mla-edge verify {bundle.folder}; cure: mla-edge export --profile host on this machine"
+    ]
