@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 from mla_edge._content import content_dir
-from mla_edge.errors import MlaEdgeError
+from mla_edge.errors import ConfigError, MlaEdgeError
 from mla_edge.exporter.calibration import load_calibration, load_calibration_spec
 from mla_edge.exporter.fingerprints import code_fingerprint, network_code
 from mla_edge.exporter.float_graphs import calibration_feeds, make_float_graphs, tune_feeds
@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=content_dir("calibration"))
     options = parser.parse_args(arguments)
     try:
+        if options.out.exists() and not options.out.is_dir():
+            raise ConfigError(f"{options.out}: is no folder", hint="give another with --out")
         made = ranges_of_network(
             options.network, options.data, options.recipe, ranges_only=options.ranges_only
         )

@@ -70,7 +70,8 @@ def ranges_sha256(network: Network) -> dict[str, str]:
 def write_ranges(
     folder: Path, network: Network, tier: str, entries: list[dict[str, Any]]
 ) -> Path:
-    """Write the entries of one tier; ``make_entry`` makes them."""
+    """Write the entries of one tier, ``folder`` too; ``make_entry`` makes them."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, network.name, tier)
     text = json.dumps({"network": network.name, "tier": tier, "entries": entries}, indent=1)
     write_atomically(path, (text + "\n").encode())

@@ -1,7 +1,10 @@
 """INT8 ranges that ship: made once with real data, then used by exports that have none."""
 
+import contextlib
 import dataclasses
+import io
 import json
+import shutil
 
 import pytest
 
@@ -31,11 +34,15 @@ def shipped(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / "mine.toml"
+def write_recipe(folder):
+    path = folder / "mine.toml"
     path.write_text('title = "x"\nprecision = "int8"\ncalibration = "quick"\n')
     return str(path)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return write_recipe(tmp_path)
 
 
 def other_scenes(network):
@@ -47,15 +54,24 @@ def other_scenes(network):
     return dataclasses.replace(network, samples=samples)
 
 
-@pytest.fixture
-def written(network, shipped, recipe, tmp_path, monkeypatch, capsys):
-    """The files, written by the command."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "steps"))
+@pytest.fixture(scope="module")
+def command(network, tmp_path_factory):
+    """The folder that the command has written to, and the paths that it printed."""
+    root = tmp_path_factory.mktemp("command")
     real = other_scenes(network)
-    monkeypatch.setattr(calibration_cache, "load_network", lambda ref, **given: real)
-    words = ["small", "--data", str(tmp_path), "--recipe", recipe, "--out", str(shipped)]
-    assert calibration_cache.main(words) == 0
-    return capsys.readouterr().out.split()
+    words = ["small", "--data", str(root), "--recipe", write_recipe(root)]
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setenv("XDG_CACHE_HOME", str(root / "steps"))
+        patch.setattr(calibration_cache, "load_network", lambda ref, **given: real)
+        assert calibration_cache.main([*words, "--out", str(root / "files")]) == 0
+    return root / "files", said.getvalue().split()
+
+
+@pytest.fixture
+def written(command, shipped):
+    """The files that the command wrote, as those that ship."""
+    shutil.copytree(command[0], shipped, dirs_exist_ok=True)
 
 
 def test_those_of_digits_hold_ranges_alone_and_the_pages_say_so():
@@ -68,8 +84,9 @@ def test_those_of_digits_hold_ranges_alone_and_the_pages_say_so():
     assert all("hold ranges alone" in page.read_text(encoding="utf-8") for page in pages)
 
 
-def test_the_command_writes_a_file_a_tier(written, shipped, network):
-    assert written == [str(shipped / "small-lite.json"), str(shipped / "small-full.json")]
+def test_the_command_writes_a_file_a_tier(command, written, network):
+    folder, said = command
+    assert said == [str(folder / "small-lite.json"), str(folder / "small-full.json")]
     entry = shipped_ranges.find_ranges(network, "lite", PLAIN)
     assert entry["source"] == "real data, 48 samples"
     assert len(entry["samples_sha256"]) == 64
@@ -190,6 +207,9 @@ def test_a_damaged_file_is_named(network, shipped, text):
 def test_the_command_says_what_is_wrong(capsys, tmp_path):
     assert calibration_cache.main(["none.py:make", "--data", str(tmp_path)]) == 2
     assert "none.py: no such file" in capsys.readouterr().err
+    words = ["small", "--data", str(tmp_path), "--out", __file__]
+    assert calibration_cache.main(words) == 2
+    assert "is no folder\n  give another with --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tier", ["lite", "full"])
