@@ -28,6 +28,7 @@ from mla_edge.networks.lora import (
 from mla_edge.networks.losses import classified, distilled
 from mla_edge.networks.multimodal import MultimodalNetwork
 from mla_edge.networks.network import Network, TierNetwork
+from mla_edge.networks.precision import mixed_precision
 from mla_edge.networks.training import encode_present
 from mla_edge.preprocess import Preprocessor
 from mla_edge.signals import PRESENT, InputSpec, Sample, Tensors, Tier
@@ -181,7 +182,7 @@ def _learner(
 
 
 class _Multimodal:
-    """A learner that works only for what is there, in bfloat16 as in training."""
+    """A learner that works only for what is there, in mixed precision as in training."""
 
     def __init__(
         self, student: MultimodalNetwork, names: set[str], old: Sequence[Batch]
@@ -208,7 +209,7 @@ class _Multimodal:
                 tokens[name] = torch.cat([absent, old[name]])
             else:
                 tokens[name] = encode_present(self._student, batch, name)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             return self._student.fuse(tokens, batch[PRESENT]).logits.float()
 
 

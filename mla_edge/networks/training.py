@@ -32,6 +32,7 @@ from mla_edge.networks.losses import aligned, classified, distilled
 from mla_edge.networks.multimodal import MultimodalNetwork
 from mla_edge.networks.network import student_of
 from mla_edge.networks.plan import Plan
+from mla_edge.networks.precision import mixed_precision
 from mla_edge.networks.student import inherit
 
 SAVE_EVERY = 250  # steps
@@ -75,14 +76,14 @@ class Probe(nn.Module):
 
 
 def encode(network: MultimodalNetwork, batch: dict[str, Tensor], name: str) -> Tensor:
-    """The tokens of one modality; the front in float32, the rest in bfloat16."""
+    """The tokens of one modality; the front in float32, the rest in mixed precision."""
     raw, encoder = batch[name], network.encoders[name]
     if raw.dtype == torch.uint8 and raw.shape[-1] == 3:  # pictures, as a camera gives them
         raw = raw.permute(0, 3, 1, 2)
     features = encoder.front(raw.float())  # type: ignore[operator]
     if features.shape[1] > 1:
         features = features.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision():
         return encoder.encode(features)  # type: ignore[operator,no-any-return]
 
 
@@ -101,9 +102,9 @@ def encode_present(network: MultimodalNetwork, batch: dict[str, Tensor], name: s
 
 
 def fused(network: MultimodalNetwork, batch: dict[str, Tensor]) -> Any:
-    """Everything the network gives for a batch, under bfloat16."""
+    """Everything the network gives for a batch, in mixed precision."""
     tokens = {name: encode_present(network, batch, name) for name in network.names}
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision():
         return network.fuse(tokens, batch["present"])
 
 
@@ -287,7 +288,7 @@ class Trainer:
     def _polish(self, batch: dict[str, Tensor]) -> tuple[Tensor, float]:
         name = self._course.polished
         tokens = encode(self.full, batch, name)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits = self.full.alone(name, tokens)
         return classified(logits, batch["labels"][:, self.full.names.index(name)])
 
