@@ -26,12 +26,15 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(path: Path, *, threads: int = 0) -> Engine:
-    """Load the graph at ``path``; its suffix says what runs it; 0 threads means every core."""
+def open_engine(path: Path, *, threads: int = 0, exact: bool = False) -> Engine:
+    """Load the graph at ``path``; its suffix says what runs it; 0 threads means every core.
+
+    With ``exact`` what is quantized is computed in float, without INT8 kernels.
+    """
     if path.suffix == ".onnx":
         from mla_edge.engines.ort import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(path, threads=threads)
+        return OnnxRuntimeEngine(path, threads=threads, exact=exact)
     raise ConfigError(
         f"{path}: nothing here runs {path.suffix!r} files", hint="give a .onnx graph"
     )

@@ -67,12 +67,15 @@ class OnnxRuntimeEngine:
         *,
         threads: int = 0,
         optimise: bool = True,
+        exact: bool = False,
         provider: str = "cpu",
         profile: Path | None = None,
     ) -> None:
         """Load ``path``; 0 threads means every core; ``provider`` is a key of ``PROVIDERS``.
 
-        With ``profile``, what each node takes is recorded in a file whose name begins so.
+        With ``exact`` no INT8 kernels run: what is quantized is computed in float, as the graph
+        says, so no sum is cut off on a processor whose kernels do that. With ``profile``, what
+        each node takes is recorded in a file whose name begins so.
         BundleError names the file when it is missing, cut off, or not a graph of ours.
         MissingDependency: this ONNX Runtime lacks the provider, or cannot start it.
         """
@@ -90,6 +93,8 @@ class OnnxRuntimeEngine:
         options.inter_op_num_threads = 1
         # Spinning triples the processor's load between ticks and makes no run faster.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if exact:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         # What it would log it also raises, and that is what we show.
         options.log_severity_level = _FATAL_ONLY
         if profile is not None:

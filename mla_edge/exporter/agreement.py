@@ -40,13 +40,16 @@ def measure(
     graph: Path,
     samples: Sequence[Tensors],
     labels: Sequence[int],
+    *,
+    exact: bool = False,
 ) -> Agreement:
     """Compare ``graph``'s logits with the float network's on ``samples``, [1, classes] each.
 
     Everything is run as written and again optimised: ONNX Runtime's optimiser changes what some
-    quantized graphs compute, and says nothing. ExportError for logits that are not finite.
+    quantized graphs compute, and says nothing. With ``exact`` it may not use INT8 kernels.
+    ExportError for logits that are not finite.
     """
-    return measure_answers(reference, graph, samples, labels)[0]
+    return measure_answers(reference, graph, samples, labels, exact=exact)[0]
 
 
 def measure_answers(
@@ -54,6 +57,8 @@ def measure_answers(
     graph: Path,
     samples: Sequence[Tensors],
     labels: Sequence[int],
+    *,
+    exact: bool = False,
 ) -> tuple[Agreement, np.ndarray]:
     """As ``measure``, and the logits of the optimised graph, [samples, classes]."""
     if not len(reference) == len(samples) == len(labels) > 0:
@@ -65,7 +70,7 @@ def measure_answers(
     wanted = np.stack([np.asarray(logits, np.float64).ravel() for logits in reference])
     truth = np.asarray(labels)
     plain = _logits(graph, samples, optimise=False)
-    optimised = _logits(graph, samples, optimise=True)
+    optimised = _logits(graph, samples, optimise=True, exact=exact)
     cosines, between = _cosines(wanted, plain), _cosines(plain, optimised)
     float_accuracy = float((wanted.argmax(1) == truth).mean())
     accuracies = [float((logits.argmax(1) == truth).mean()) for logits in (plain, optimised)]
@@ -122,8 +127,12 @@ def _log_odds(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
 
 
-def _logits(graph: Path, samples: Sequence[Tensors], *, optimise: bool) -> Any:
-    rows = np.stack(list(_rows(graph, samples, optimise)))
+def _logits(
+    graph: Path, samples: Sequence[Tensors], *, optimise: bool, exact: bool = False
+) -> Any:
+    engine = OnnxRuntimeEngine(graph, optimise=optimise, exact=exact)
+    rows = np.stack(list(_rows(engine, samples)))
+    engine.close()
     if not np.isfinite(rows).all():
         first = int(np.argmin(np.isfinite(rows).all(1)))
         raise ExportError(
@@ -133,13 +142,11 @@ def _logits(graph: Path, samples: Sequence[Tensors], *, optimise: bool) -> Any:
     return rows
 
 
-def _rows(graph: Path, samples: Sequence[Tensors], optimise: bool) -> Iterator[np.ndarray]:
-    engine = OnnxRuntimeEngine(graph, optimise=optimise)
+def _rows(engine: OnnxRuntimeEngine, samples: Sequence[Tensors]) -> Iterator[np.ndarray]:
     names = [spec.name for spec in engine.inputs]
     for sample in samples:
         outputs = engine.run({name: sample[name] for name in names})
         yield outputs["logits"].astype(np.float64).ravel()
-    engine.close()
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> Any:

@@ -190,6 +190,7 @@ def _answers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The graph's logits, [samples, classes], and where its answer is right, [samples]."""
     feeds = [{name: feed[name] for name in part.tier.inputs} for feed in held.feeds]
-    with open_engines({part.tier.name: graph}, threads=job.threads) as engines:
+    graphs, exact = {part.tier.name: graph}, job.exact("cpu")
+    with open_engines(graphs, threads=job.threads, exact=exact) as engines:
         logits = run_tiers(engines, feeds)[0][part.tier.name]
     return logits, logits.argmax(1) == held.labels

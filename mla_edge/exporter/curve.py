@@ -1,7 +1,8 @@
 """Accuracy, latency and size after every step of an export: the points of the report's curve.
 
 Accuracy is of the samples held back, latency of one thread of this machine, all graphs in
-turns, size that of the graph's file; all as ONNX Runtime runs them. A tier that goes on from
+turns, size that of the graph's file; all as ONNX Runtime runs them. INT8 kernels that cut off
+sums, which the machine of the bundle has not, tell the latency only. A tier that goes on from
 earlier ones counts with them.
 """
 
@@ -122,7 +123,7 @@ def _answers(
     part = next(part for part in job.network.tiers if part.tier.name == tier)
     others = {step: path for step, path in graphs.items() if step != FLOAT}
     with job.steps.step("curve accuracy", tier):
-        logits = {step: answers(job, part, path, held) for step, path in others.items()}
+        logits = {step: answers(job, part, path, held, step) for step, path in others.items()}
     return {FLOAT: held.logits[tier], **logits}
 
 
@@ -177,7 +178,8 @@ def _routed(  # noqa: PLR0913 - what routes, what it routes, and what each tier 
     logits = {name: said[name][step] for name, step in shipped.items()}
     if any(len(_asked(job, name)) > 1 for name in shipped):
         graphs = {result.name: result.cpu_graph for result in results}
-        with open_engines(graphs, threads=job.threads) as engines:
+        exact = job.exact(CPU)
+        with open_engines(graphs, threads=job.threads, exact=exact) as engines:
             logits = run_tiers(engines, held.feeds)[0]
     last = results[-1].name
     alone_ms = sum(taken[name][shipped[name]] for name in _asked(job, last))

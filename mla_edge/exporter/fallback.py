@@ -51,7 +51,7 @@ def hold_gate(
         if lost <= job.max_drop:
             continue
         tuned = hold_back(job, "tune")
-        if not _holds(job, part, float_graph, tuned):
+        if not _holds(job, part, float_graph, form, tuned):
             continue  # it was not INT8 that lost it
         found = _fewest(job, part, float_graph, graph, kept, tuned)
         if found is not None:
@@ -61,12 +61,12 @@ def hold_gate(
     return quantized, kept
 
 
-def _holds(job: Job, part: TierNetwork, graph: Path, tuned: HeldBack) -> bool:
+def _holds(job: Job, part: TierNetwork, graph: Path, form: str, tuned: HeldBack) -> bool:
     """Whether ``graph`` loses little enough on tune samples."""
     samples = [{name: feed[name] for name in part.tier.inputs} for feed in tuned.feeds]
-    wanted = list(tuned.logits[part.tier.name])
-    lost = measure(wanted, graph, samples, tuned.labels.tolist()).drop_points
-    return lost <= job.max_drop * SHARE
+    wanted, labels = list(tuned.logits[part.tier.name]), tuned.labels.tolist()
+    found = measure(wanted, graph, samples, labels, exact=job.exact(form))
+    return found.drop_points <= job.max_drop * SHARE
 
 
 def _fewest(  # noqa: PLR0913 - a tier's graphs, what is float in others, and the samples
@@ -89,7 +89,7 @@ def _fewest(  # noqa: PLR0913 - a tier's graphs, what is float in others, and th
     def attempt(layers: Sequence[str]) -> Path | None:
         others: dict[str, Sequence[str]] = {key: list(names) for key, names in kept.items()}
         folder, _ = quantize_tier(job, part, float_graph, {**others, form: layers})
-        return folder if _holds(job, part, folder / f"{form}.onnx", tuned) else None
+        return folder if _holds(job, part, folder / f"{form}.onnx", form, tuned) else None
 
     fails, holds, best = 0, 1, None
     while holds <= len(order):

@@ -10,6 +10,7 @@ import numpy as np
 
 from mla_edge.bundle import sha256_of
 from mla_edge.engines import verification
+from mla_edge.engines.saturation import saturates
 from mla_edge.errors import ConfigError
 from mla_edge.exporter.agreement import Agreement, measure_answers
 from mla_edge.exporter.calibration import in_mode, label_of, labelled, modes, over_modes
@@ -51,7 +52,7 @@ def hold_back(job: Job, split: str = "test") -> HeldBack:
 def compare(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str) -> Agreement:
     """How close a graph is to the float network on the samples held back."""
     name = part.tier.name
-    key = hash_of("agreement", job.base, sha256_of(graph), job.calibration.sha256, versions())
+    key = _key("agreement", job, graph, form)
     entry = job.cache.find(key)
     if entry is not None:
         job.steps.reused(f"agreement {form}", name)
@@ -59,7 +60,7 @@ def compare(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str)
     with job.steps.step(f"agreement {form}", name):
         feeds = [{wanted: feed[wanted] for wanted in part.tier.inputs} for feed in held.feeds]
         wanted, labels = list(held.logits[name]), held.labels.tolist()
-        found, logits = measure_answers(wanted, graph, feeds, labels)
+        found, logits = measure_answers(wanted, graph, feeds, labels, exact=job.exact(form))
         job.steps.note(f"drop {found.drop_points:+.2f} points, cosine {found.cosine:.4f}")
         text = json.dumps(dataclasses.asdict(found))
 
@@ -67,27 +68,37 @@ def compare(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str)
             (folder / "agreement.json").write_text(text, encoding="utf-8")
 
         job.cache.store(key, make)
-        job.cache.store(_answers_key(job, graph), lambda folder: _write(folder, logits))
+        job.cache.store(
+            _key("answers", job, graph, form), lambda folder: _write(folder, logits)
+        )
     return found
 
 
-def answers(job: Job, part: TierNetwork, graph: Path, held: HeldBack) -> np.ndarray:
+def answers(job: Job, part: TierNetwork, graph: Path, held: HeldBack, form: str) -> np.ndarray:
     """What a graph says to the samples held back as it is run, optimised: [samples, classes].
 
     Nothing is run where ``compare`` has done so.
     """
-    key = _answers_key(job, graph)
+    key = _key("answers", job, graph, form)
     entry = job.cache.find(key)
     if entry is None:
         feeds = [{name: feed[name] for name in part.tier.inputs} for feed in held.feeds]
-        with open_engines({part.tier.name: graph}, threads=job.threads) as engines:
-            logits = run_tiers(engines, feeds)[0][part.tier.name]
+        engines = {part.tier.name: graph}
+        with open_engines(engines, threads=job.threads, exact=job.exact(form)) as opened:
+            logits = run_tiers(opened, feeds)[0][part.tier.name]
         entry = job.cache.store(key, lambda folder: _write(folder, logits))
     return np.asarray(np.load(entry / _ANSWERS, allow_pickle=False))
 
 
-def _answers_key(job: Job, graph: Path) -> str:
-    return hash_of("answers", job.base, sha256_of(graph), job.calibration.sha256, versions())
+def _key(what: str, job: Job, graph: Path, form: str) -> str:
+    return hash_of(
+        what,
+        job.base,
+        sha256_of(graph),
+        job.calibration.sha256,
+        versions(),
+        [saturates(), job.exact(form)],
+    )
 
 
 def _write(folder: Path, logits: np.ndarray) -> None:
@@ -164,7 +175,7 @@ def match_golden(
         form: {
             tier: dataclasses.asdict(match)
             for tier, match in verification.measure(
-                graphs, tiers, golden, cpu=form == "cpu"
+                graphs, tiers, golden, cpu=form == "cpu", exact=job.exact(form)
             ).items()
         }
         for form, graphs in forms.items()

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from mla_edge.bundle import sha256_of
-from mla_edge.engines.saturation import saturates
 from mla_edge.exporter.float_graphs import calibration_feeds, mixes, tune_feeds
-from mla_edge.exporter.job import kept_json
+from mla_edge.exporter.job import kept_json, minds_sums
 from mla_edge.exporter.layers import find_layers, structure_of
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.operators import takes_int8_weights
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from mla_edge.exporter.job import HeldBack, Job
     from mla_edge.networks import TierNetwork
-    from mla_edge.profiles import DeviceProfile
 
 RANGES = "ranges.json"
 FROZEN = "frozen_ranges.json"  # beside a float graph that has learned with these ranges
@@ -131,11 +129,6 @@ def choose_ranges(job: Job, part: TierNetwork, float_graph: Path) -> RangesOrigi
 
     row = kept_json(job, "saturation", part.tier.name, key, make)
     return replace(origin, ranges=note_attempt(origin.ranges, row))
-
-
-def minds_sums(profile: DeviceProfile) -> bool:
-    """Whether an export for ``profile`` is for this processor, and its sums are cut off."""
-    return profile.tensorrt is None and saturates()
 
 
 def _find_ranges(job: Job, part: TierNetwork, float_graph: Path) -> RangesOrigin:

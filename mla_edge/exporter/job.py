@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
+from mla_edge.engines.saturation import saturates
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,6 +45,19 @@ class Job:
     def threads(self) -> int:
         """ONNX Runtime's threads here; a board's number says nothing about this machine."""
         return self.profile.threads_here if self.profile.tensorrt is None else 0
+
+    def exact(self, form: str) -> bool:
+        """Whether answers of the graphs of ``form`` are computed without INT8 kernels.
+
+        So where this processor's cut off sums and the graphs are not for it: neither TensorRT
+        nor a board's processor does that, and what is measured here is said of them.
+        """
+        return saturates() and not (form == "cpu" and minds_sums(self.profile))
+
+
+def minds_sums(profile: DeviceProfile) -> bool:
+    """Whether an export for ``profile`` is for this processor, and its sums are cut off."""
+    return profile.tensorrt is None and saturates()
 
 
 @dataclass(frozen=True)

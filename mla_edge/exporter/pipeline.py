@@ -28,8 +28,7 @@ from mla_edge.exporter.fingerprints import code_fingerprint, network_code, weigh
 from mla_edge.exporter.goal import LatencyGoal, make_goal
 from mla_edge.exporter.held_back import GOLDEN_SAMPLES, hold_back, match_golden, pick_golden
 from mla_edge.exporter.int4_weights import OPSET as INT4_OPSET
-from mla_edge.exporter.int8 import minds_sums
-from mla_edge.exporter.job import Job
+from mla_edge.exporter.job import Job, minds_sums
 from mla_edge.exporter.layers import floating_layers
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.policy import ModeRouting

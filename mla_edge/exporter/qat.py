@@ -170,7 +170,10 @@ def _candidate(  # noqa: PLR0913
     return _Candidate(
         graphs,
         all_int8,
-        tune={form: measure(wanted, path, feeds, labels) for form, path in paths.items()},
+        tune={
+            form: measure(wanted, path, feeds, labels, exact=job.exact(form))
+            for form, path in paths.items()
+        },
         test={form: compare(job, part, path, held, form) for form, path in paths.items()},
     )
 

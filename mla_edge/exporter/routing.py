@@ -38,6 +38,7 @@ def choose_policy(
         job.calibration.sha256,
         machine(),
         job.threads,
+        job.exact("cpu"),
         None if score is None else sorted(score.modes.items()),
     )
     entry = job.cache.find(key)
@@ -69,7 +70,7 @@ def _measure_policy(
     # A last tier that goes on from earlier ones cannot be asked alone.
     full_ms = costs[last.name] if set(last.inputs) <= given else sum(costs.values())
     rows = []
-    with open_engines(graphs, threads=job.threads) as engines:
+    with open_engines(graphs, threads=job.threads, exact=job.exact("cpu")) as engines:
         for mode in modes(network.inputs):
             examples = in_mode(job.calibration.tune, network.inputs, mode)
             tensors, labels = labelled(examples, network.labels)

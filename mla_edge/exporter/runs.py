@@ -23,11 +23,16 @@ _STUDENT = 2.365  # Student's t at 97.5 %, of eight values; less of more
 
 
 @contextmanager
-def open_engines(graphs: Mapping[str, Path], *, threads: int) -> Iterator[dict[str, Engine]]:
-    """An engine for each tier's graph, in their order; closed at the end."""
+def open_engines(
+    graphs: Mapping[str, Path], *, threads: int, exact: bool = False
+) -> Iterator[dict[str, Engine]]:
+    """An engine for each tier's graph, in their order; closed at the end.
+
+    ``exact`` is for answers only: without INT8 kernels a graph takes longer.
+    """
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(closing(open_engine(path, threads=threads)))
+            name: stack.enter_context(closing(open_engine(path, threads=threads, exact=exact)))
             for name, path in graphs.items()
         }
 

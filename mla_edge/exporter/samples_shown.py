@@ -33,7 +33,7 @@ def show_samples(job: Job, result: TierResult, held: HeldBack) -> dict[str, Any]
     part = next(part for part in job.network.tiers if part.tier.name == result.name)
     with job.steps.step("samples", result.name):
         before = probabilities(held.logits[result.name])
-        after = probabilities(answers(job, part, graph, held))
+        after = probabilities(answers(job, part, graph, held, form))
         whole = np.array(held.modes) == "+".join(modes(job.network.inputs)[0])
         chosen = choose(before, after, held.labels, whole)
         rows = [

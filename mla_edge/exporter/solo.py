@@ -101,6 +101,7 @@ def add_solos(job: Job, results: Sequence[TierResult], policy: RouterPolicy) -> 
         job.calibration.sha256,
         repr(policy),
         job.threads,
+        job.exact("cpu"),
     )
     entry = job.cache.find(key)
     if entry is None:
@@ -133,7 +134,7 @@ def _try_all(
         isolate(results[0].cpu_graph, graphs[spec.name], spec.name, inputs)
     costs = measure_costs(graphs, job.calibration.tune[0].tensors, threads=job.threads)
     rows = []
-    with open_engines(graphs, threads=job.threads) as engines:
+    with open_engines(graphs, threads=job.threads, exact=job.exact("cpu")) as engines:
         for mode in modes(inputs):
             known = policy.modes.get("+".join(mode))
             examples = in_mode(job.calibration.tune, inputs, mode)
@@ -225,7 +226,7 @@ def isolate(graph: Path, out: Path, name: str, inputs: Sequence[InputSpec]) -> N
     masked = {spec.name: np.zeros(spec.shape, np.float32) for spec in inputs}
     masked[PRESENT] = np.array([[float(spec.name == name) for spec in inputs]], np.float32)
     nodes, fixed = _split(model, name)
-    values = next(run_with(model, fixed, [masked])) if fixed else {}
+    values = next(run_with(model, fixed, [masked], optimise=False)) if fixed else {}
     used = {each for node in nodes for each in node.input}
     kept = [each for each in model.graph.initializer if each.name in used]
     made = [numpy_helper.from_array(np.array(values[each]), each) for each in fixed]

@@ -57,8 +57,8 @@ def test_an_optimiser_that_breaks_the_graph_is_flagged(graph, held_back, monkeyp
         return outputs if self.plain else {**outputs, "logits": -outputs["logits"]}
 
     class Engine(agreement.OnnxRuntimeEngine):
-        def __init__(self, path, *, threads=0, optimise=True):
-            super().__init__(path, threads=threads, optimise=optimise)
+        def __init__(self, path, *, optimise=True, exact=False):
+            super().__init__(path, optimise=optimise, exact=exact)
             self.plain = not optimise
 
     Engine.run = run

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from processor import IS_EXACT
 from test_pipeline import ALARMS, QUICK
 
-from mla_edge.exporter import int8
+from mla_edge.exporter import int8, job
 from mla_edge.exporter.calibrators import steps
 from mla_edge.exporter.onnx_graph import load_model
 from mla_edge.exporter.pipeline import ExportRequest, export
@@ -77,7 +77,7 @@ def test_an_export_for_such_a_processor_says_what_it_took(tmp_path, monkeypatch,
     quick = tmp_path / "quick.toml"
     quick.write_text(QUICK)
     row = {"attempt": SEVEN_BITS, "kept": kept, "sqnr_db": 30.0, "divergence": 0.0}
-    monkeypatch.setattr(int8, "saturates", lambda: True)
+    monkeypatch.setattr(job, "saturates", lambda: True)
     monkeypatch.setattr(int8, "try_seven_bits", lambda *_: {**row, "changed": 0, "samples": 9})
     monkeypatch.setattr(int8, "SLOWER", 1e9)  # INT8 ships, however busy this machine is
     request = ExportRequest("host", ALARMS, out=tmp_path / "out", calibration=str(quick))
