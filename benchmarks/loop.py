@@ -1,6 +1,6 @@
 """How old what a decision is made from is: our loop, and the others that people write.
 
-    python benchmarks/loop.py [BUNDLE] [--network-ms 45] [--seconds 10] [--json]
+    python benchmarks/loop.py [BUNDLE] [--network-ms 45] [--seconds 10] [--runs 3] [--json]
 
 One camera for all (``stamped_camera.py``: 30 pictures a second over HTTP, each with its capture
 time in it), and a network of the same cost for all: ``--network-ms`` of one core. Each loop
@@ -17,6 +17,9 @@ if that is more than 0.5 s before it, and *marked* if the program was told that 
 lost or stale; *repeated* if the picture was used before, which the JSON counts as unmarked
 where the decision does not say so. Pictures of the undisturbed time on which no decision was
 made are *missed*: those that come while a slower network runs are too.
+
+With ``--runs`` all loops are run so often, in turns; the table has the median of each figure,
+the JSON each run's too.
 """
 
 from __future__ import annotations
@@ -283,6 +286,14 @@ def after_break(
     }
 
 
+def middle(found: list[Any]) -> Any:
+    """The median of each figure of some rows; what never was, None, counts as the most."""
+    if isinstance(found[0], dict):
+        names = list(dict.fromkeys(name for row in found for name in row))
+        return {name: middle([row[name] for row in found if name in row]) for name in names}
+    return sorted(found, key=lambda value: (value is None, value))[len(found) // 2]
+
+
 HEADINGS = (
     *("loop", "decisions", "age p50 / p99 / most", "missed", "repeated", "cores", "memory"),
     *("first decision", "stall: stale, unmarked; back after"),
@@ -340,12 +351,15 @@ def main() -> int:
     add_bundle(parser)
     parser.add_argument("--network-ms", type=float, action="append", help="45; may be repeated")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--runs", type=int, default=1, help="of each loop, an odd number")
     parser.add_argument("--loop", choices=LOOPS, action="append")
     parser.add_argument("--mediapipe-python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--run", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.runs < 1 or args.runs % 2 == 0:
+        parser.error(f"--runs {args.runs}: give an odd number, so that one is in the middle")
     costs_ms = args.network_ms or [45.0]
     if args.run:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -363,11 +377,14 @@ def main() -> int:
                 make = [args.mediapipe_python, str(HERE / "mediapipe_loop.py"), "make"]
                 make += [str(model), "--network-ms", str(network_ms)]
                 subprocess.run(make, check=True)
-            rows = [
-                measure(name, command_of(name, network_ms, model, args), args) for name in names
+            commands = {name: command_of(name, network_ms, model, args) for name in names}
+            runs = [
+                [measure(name, command, args) for name, command in commands.items()]
+                for _ in range(args.runs)
             ]
+            rows = [middle(list(found)) for found in zip(*runs)]
             load = round(os.getloadavg()[0], 1)
-            tables.append({"network_ms": network_ms, "load": load, "loops": rows})
+            tables.append({"network_ms": network_ms, "load": load, "loops": rows, "runs": runs})
             if not args.json:
                 print(f"a network of {network_ms:g} ms; load of the machine {load}:\n")
                 print(f"{as_table(rows)}\n", flush=True)

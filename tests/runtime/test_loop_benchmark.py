@@ -94,6 +94,28 @@ def test_each_loop_is_a_row_and_a_dash_is_never(programs):
     assert len({line.count("|") for line in lines}) == 1
 
 
+def test_of_several_runs_the_median_of_each_figure_is_shown(programs):
+    rows = [
+        {"loop": "ours", "decisions": 219, "stall": {"recovered_after_s": 0.3}},
+        {"loop": "ours", "decisions": 0},
+        {"loop": "ours", "decisions": 218, "stall": {"recovered_after_s": None}},
+    ]
+    assert programs["loop"].middle(rows) == {
+        "loop": "ours",
+        "decisions": 218,
+        "stall": {"recovered_after_s": None},
+    }
+    assert programs["loop"].middle(rows[:1]) == rows[0]
+
+
+@pytest.mark.parametrize("runs", ["0", "2"])
+def test_runs_without_a_middle_are_refused(programs, monkeypatch, capsys, runs):
+    monkeypatch.setattr(sys, "argv", ["loop.py", "--runs", runs])
+    with pytest.raises(SystemExit):
+        programs["loop"].main()
+    assert f"--runs {runs}: give an odd number" in capsys.readouterr().err
+
+
 def test_without_mediapipe_its_row_is_left_out_and_that_is_said(programs, capsys):
     nothing = type("Args", (), {"loop": None, "mediapipe_python": "/no/such/python"})
     assert programs["loop"].loops_to_run(nothing) == ["plain", "thread", "ours"]
