@@ -45,12 +45,12 @@ NOTHING = "none"
 class Ahead:
     """What was made of the picture ``of`` before anybody decides on it.
 
-    ``small`` is what an image input takes, uint8 [height, width, 3]; ``sparse`` has some of
+    ``planes`` is what an image input takes, uint8 [3, height, width]; ``sparse`` has some of
     its pixels, to tell it from others, and ``dark`` is whether nearly all of those are.
     """
 
     of: np.ndarray
-    small: np.ndarray
+    planes: np.ndarray
     sparse: bytes
     dark: bool
 

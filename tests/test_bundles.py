@@ -22,6 +22,7 @@ from mla_edge.bundle import (
     sha256_of,
 )
 from mla_edge.cli import app
+from mla_edge.engines import saturation
 from mla_edge.engines.verification import measure, verify
 from mla_edge.errors import BundleError, MissingDependency
 from mla_edge.golden import FILE, Golden, compare, read_golden, write_golden
@@ -186,6 +187,25 @@ def test_a_graph_that_answers_differently_is_named(bundle):
     assert (shown["ok"], shown["exit_code"]) == (False, 5)
     assert "does not answer as it did" in shown["problem"]
     assert {c["tier"] for c in shown["checks"] if not c["ok"]} == {"full"}
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_a_processor_that_cuts_off_sums_is_said_to_be_the_reason(
+    bundle, monkeypatch, saturates
+):
+    monkeypatch.setattr(saturation, "saturates", lambda: saturates)
+    write_graph(bundle.graph("full", cpu=True), TIERS[1], np.zeros((4, 3), np.float32))
+    sealed(bundle, provenance={**bundle.provenance, "precision": "int8"})
+    result = run("verify", bundle.folder)
+    assert result.exit_code == 5
+    assert "full (cpu) does not answer as it did" in result.stderr
+    said = " ".join(result.stderr.split())
+    assert ("this processor cuts off sums of INT8" in said) is saturates
+    assert ("export --profile host on this machine" in said) is saturates
+    assert ("export it again and verify the new one" in said) is not saturates
+    spoil(Bundle.read(bundle.folder), "full", flipped=COUNT)  # both forms: another reason
+    result = run("verify", bundle.folder)
+    assert "export it again and verify the new one" in " ".join(result.stderr.split())
 
 
 def edit(name, change):

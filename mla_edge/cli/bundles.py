@@ -34,6 +34,7 @@ def inspect(bundle: Folder, as_json: AsJson = False) -> None:
 def verify(bundle: Folder, as_json: AsJson = False) -> None:
     """Prove a bundle on this machine: hashes, every graph loads, golden samples agree."""
     import mla_edge
+    from mla_edge.engines import saturation
     from mla_edge.engines.opening import machines
     from mla_edge.engines.verification import verify as prove
     from mla_edge.engines.verification import verify_engines
@@ -64,9 +65,12 @@ def verify(bundle: Folder, as_json: AsJson = False) -> None:
             typer.echo(f"  engines are not checked here: {engines}")
     if wrong:
         names = ", ".join(f"{check.tier} ({check.form})" for check in wrong)
+        cut_off = all(check.form == "cpu" for check in wrong)
+        advice = saturation.advice(opened) if cut_off else ""
         problem = BundleError(
             f"{bundle}: {names} does not answer as it did when it was exported",
-            hint="do not use this bundle here; export it again and verify the new one",
+            hint=advice
+            or "do not use this bundle here; export it again and verify the new one",
         )
         problem.details.update(shown)
         raise problem

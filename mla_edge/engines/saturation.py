@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MINDED = "sums_of_16_bits"
 """In the provenance: was it exported for, and on, a processor whose sums are cut off?"""
 
+_WHY = "this processor cuts off sums of INT8 (x86-64 without VNNI)"
+_CURE = "mla-edge export --profile host on this machine"
+
 # A product of activations, uint8 [16, 64], and weights, int8 [64, 32], which are all 127.
 _GRAPH = Path(__file__).with_name("saturation.onnx")
 
@@ -39,13 +42,25 @@ def saturates() -> bool:
     return not is_exact
 
 
+def spoils(bundle: Bundle) -> bool:
+    """Whether the processor's graphs of ``bundle`` may answer wrongly here by such sums."""
+    facts = bundle.provenance
+    return facts.get("precision") == "int8" and not facts.get(MINDED) and saturates()
+
+
 def warnings(bundle: Bundle) -> list[str]:
     """What there is to say before the processor's graphs of ``bundle`` run here."""
-    facts = bundle.provenance
-    if facts.get("precision") != "int8" or facts.get(MINDED) or not saturates():
+    if not spoils(bundle):
         return []
     return [
-        "this processor cuts off sums of INT8 (x86-64 without VNNI), which the export of this "
-        "bundle did not see: its answers may be wrong here. How far: "
-        f"mla-edge verify {bundle.folder}; cure: mla-edge export --profile host on this machine"
+        f"{_WHY}, which the export of this bundle did not see: its answers may be wrong here. "
+        f"How far: mla-edge verify {bundle.folder}; cure: {_CURE}"
     ]
+
+
+def advice(bundle: Bundle) -> str:
+    """What to do where only the processor's graphs were found wrong; empty: other reasons."""
+    if not spoils(bundle):
+        return ""
+    where = "for which this bundle was not made: elsewhere it may be right"
+    return f"{_WHY}, {where}. For here: {_CURE}"

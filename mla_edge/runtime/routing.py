@@ -196,6 +196,8 @@ def keep_score(
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """The probabilities of ``logits`` [classes]; a higher temperature makes them more even."""
-    scaled = logits.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max())
-    return np.asarray(weights / weights.sum())
+    weights: np.ndarray = np.subtract(logits, logits.max(), dtype=np.float64)
+    weights /= temperature
+    np.exp(weights, out=weights)
+    weights /= weights.sum()
+    return weights

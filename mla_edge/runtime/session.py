@@ -311,7 +311,9 @@ def _preparation(spec: InputSpec) -> Prepare:
 
     def prepare(picture: np.ndarray) -> Ahead:
         picture.flags.writeable = False  # else what is made of it could be of another one
-        return Ahead(picture, shrink(picture), *look_at_picture(picture))
+        planes = np.empty(spec.shape[1:], np.uint8)
+        shrink(picture, planes)
+        return Ahead(picture, planes, *look_at_picture(picture))
 
     return prepare
 

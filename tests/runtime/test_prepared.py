@@ -56,7 +56,9 @@ def feed():
 
 
 def prepare(picture):
-    return Ahead(picture, PictureShrinker(SPEC)(picture), *look_at_picture(picture))
+    planes = np.empty(SPEC.shape[1:], np.uint8)
+    PictureShrinker(SPEC)(picture, planes)
+    return Ahead(picture, planes, *look_at_picture(picture))
 
 
 def until(condition):
@@ -131,7 +133,7 @@ def test_what_was_prepared_is_taken_and_is_the_same_to_the_bit():
     ahead = prepare(image)
     tensor = preprocess(Sample({"image": Frame(image, 0.0, ahead=ahead)}))["image"]
     assert np.array_equal(tensor, wanted)
-    marked = Ahead(image, np.full_like(ahead.small, 7), ahead.sparse, ahead.dark)
+    marked = Ahead(image, np.full_like(ahead.planes, 7), ahead.sparse, ahead.dark)
     tensor = preprocess(Sample({"image": Frame(image, 0.0, ahead=marked)}))["image"]
     assert (tensor == 7).all()  # so it really was not made again
 
@@ -142,7 +144,7 @@ def test_what_was_made_of_another_picture_or_for_another_input_is_not_taken():
     preprocess = Preprocessor([SPEC])
     tensor = preprocess(Sample({"image": Frame(image, 0.0, ahead=other)}))["image"]
     assert (tensor == 90).all()
-    wide = Ahead(image, np.zeros((16, 32, 3), np.uint8), b"", False)
+    wide = Ahead(image, np.zeros((3, 16, 32), np.uint8), b"", False)
     tensor = preprocess(Sample({"image": Frame(image, 0.0, ahead=wide)}))["image"]
     assert (tensor == 90).all()
 
