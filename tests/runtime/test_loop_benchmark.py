@@ -109,8 +109,9 @@ def test_of_several_runs_the_median_of_each_figure_is_shown(programs):
 
 
 @pytest.mark.parametrize("runs", ["0", "2"])
-def test_runs_without_a_middle_are_refused(programs, monkeypatch, capsys, runs):
-    monkeypatch.setattr(sys, "argv", ["loop.py", "--runs", runs])
+def test_runs_without_a_middle_are_refused(programs, small_bundle, monkeypatch, capsys, runs):
+    words = [str(small_bundle.folder), "--runs", runs]
+    monkeypatch.setattr(sys, "argv", ["loop.py", *words])
     with pytest.raises(SystemExit):
         programs["loop"].main()
     assert f"--runs {runs}: give an odd number" in capsys.readouterr().err
