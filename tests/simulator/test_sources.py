@@ -191,8 +191,10 @@ def test_a_world_can_be_handed_in(opened, clock):
 
 def test_real_time_is_kept_by_the_real_clock():
     camera = SimCamera(DigitsOptions.parse("sim://digits?size=64x64&fps=50&seed=77"))
-    stamps = [camera.read(1.0).time_s for _ in range(10)]
+    stamps = [camera.read(1.0).time_s]
+    before = camera.drops  # a busy machine may come too late for the very first
+    stamps += [camera.read(1.0).time_s for _ in range(9)]
     camera.close()
     steps = np.diff(stamps) * 50
     assert np.allclose(steps, np.round(steps), atol=1e-3) and steps.min() > 0.9
-    assert len(stamps) + camera.drops == round((stamps[-1] - stamps[0]) * 50) + 1
+    assert len(stamps) + camera.drops - before == round((stamps[-1] - stamps[0]) * 50) + 1
