@@ -148,8 +148,9 @@ def measure_efficientnet(asked: argparse.Namespace, folder: Path) -> dict[str, A
 def try_ways(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """How often INT8 answers as float does, by way of calibrating and by what stays float.
 
-    As ONNX Runtime optimises the graphs; ``sure`` are pictures to which the float network gives
-    a probability of a half or more.
+    As ONNX Runtime optimises the graphs, those for TensorRT without INT8 kernels where this
+    processor's cut off sums; ``sure`` are pictures to which the float network gives a
+    probability of a half or more.
     """
     network = load_network(EFFICIENTNET, data=asked.data)
     spec = load_calibration_spec(asked.calibration)

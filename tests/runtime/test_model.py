@@ -150,12 +150,21 @@ def test_a_wrong_signal_is_refused_by_name(small_bundle, signals, message):
         model.infer(sample(**signals))
 
 
-def test_values_that_are_not_finite_are_no_answer(tmp_path):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_no_answer(tmp_path, value):
     bundle = make_bundle(tmp_path / "b", tiers=[FULL])
-    engines = {"full": fake_engine([np.nan, 0.0, 0.0])}
+    engines = {"full": fake_engine([value, 0.0, 0.0])}
     model = FusedModel(bundle, engines, CascadeRouter(bundle.policy), Preprocessor(INPUTS))
     with pytest.raises(InferenceError, match="'full' gave values that are not finite"):
         model.infer(sample(image=frame("red")))
+
+
+def test_values_that_are_only_large_are_an_answer(tmp_path):
+    bundle = make_bundle(tmp_path / "b", tiers=[FULL])
+    engines = {"full": fake_engine([-1e30, 3e38, 0.0])}
+    model = FusedModel(bundle, engines, CascadeRouter(bundle.policy), Preprocessor(INPUTS))
+    made = model.infer(sample(image=frame("red")))  # a warning would be an error here
+    assert (made.label, made.confidence) == (bundle.labels[1], 1.0)
 
 
 def test_a_changed_graph_is_refused(small_bundle):
